@@ -1,0 +1,121 @@
+"""Plan: one point of the search space, a setting for every knob that exists at that point."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.errors import InputError, UnknownNameError
+from strategies.base import Knob, Setting
+
+
+@dataclass(frozen=True)
+class Plan(Mapping[str, Setting]):
+    """Frozen and hashable; a mapping from knob name to value, as strategies read it.
+
+    Two plans are equal, and have the same `plan_id`, if they hold the same settings. Build one with `complete`.
+    """
+
+    settings: tuple[tuple[str, Setting], ...]
+    """(name, value) in the order of the knobs."""
+
+    def __getitem__(self, name: str) -> Setting:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.plan_id == other.plan_id
+
+    def __hash__(self) -> int:
+        return hash(self.plan_id)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Setting]:
+        return dict(self.settings)
+
+    @cached_property
+    def plan_id(self) -> str:
+        """12 hexadecimal digits, a hash of every setting."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    @property
+    def world_size(self) -> int:
+        """Ranks: data parallel x tensor parallel x pipeline parallel."""
+        return int(self["dp"]) * int(self["tp"]) * int(self["pp"])
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted names, no spaces."""
+        return json.dumps(self._by_name, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote; the settings are not checked against the knobs of this version."""
+        return cls(tuple(json.loads(text).items()))
+
+    def differing(self, default: Mapping[str, Setting]) -> dict[str, Setting]:
+        """The settings in which this plan is not `default`: what has to be written down to repeat it."""
+        return {name: value for name, value in self.settings if default.get(name) != value}
+
+
+def complete(given: Mapping[str, Setting], knobs: Iterable[Knob]) -> Plan:
+    """The plan that has the `given` settings, and the default of every other knob that exists beside them.
+
+    Args:
+        given: knob name -> value.
+        knobs: all knobs, each after the knobs its condition names.
+
+    Raises:
+        UnknownNameError: a setting names no knob.
+        InputError: a value is not one the knob accepts, or the knob does not exist beside the other settings.
+    """
+    knobs = tuple(knobs)
+    names = {knob.name for knob in knobs}
+    for name in given:
+        if name not in names:
+            raise UnknownNameError("knob", name, names)
+    settings: dict[str, Setting] = {}
+    for knob in knobs:
+        if knob.applies(settings):
+            settings[knob.name] = _checked(knob, given.get(knob.name, knob.default))
+        elif knob.name in given:
+            needs = " and ".join(f"{k} is {' or '.join(map(str, v))}" for k, v in knob.when.items())
+            raise InputError(f"{knob.name} has a meaning only where {needs}, but this plan has {settings}")
+    return Plan(tuple(settings.items()))
+
+
+def parse_settings(pairs: Iterable[str], knobs: Iterable[Knob]) -> dict[str, Setting]:
+    """`["bucket_mb=8", "precision=bf16"]` -> settings.
+
+    Raises:
+        InputError: a pair is not NAME=VALUE, or the value is not one the knob accepts.
+        UnknownNameError: no such knob.
+    """
+    by_name = {knob.name: knob for knob in knobs}
+    settings: dict[str, Setting] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"a setting is written NAME=VALUE, but got {pair!r}")
+        if name not in by_name:
+            raise UnknownNameError("knob", name, by_name)
+        try:
+            settings[name] = by_name[name].parse(text)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    return settings
+
+
+def _checked(knob: Knob, value: Setting) -> Setting:
+    if isinstance(value, int) and not isinstance(value, bool) and isinstance(knob.default, float):
+        value = float(value)
+    if not knob.accepts(value):
+        raise InputError(f"{knob.name} must be {knob.describe()}, but got {value!r}")
+    return value

@@ -1,0 +1,153 @@
+"""The columns of the store: name, type, unit, meaning. The schema page in results/README.md is made from this file.
+
+Version history of the schema
+    1   first version
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(StrEnum):
+    """How a trial ended."""
+
+    OK = "ok"
+    INFEASIBLE = "infeasible"
+    OOM_DEVICE = "oom_device"
+    OOM_HOST = "oom_host"
+    HANG = "hang"
+    CRASH = "crash"
+    NAN = "nan"
+    NUMERICS = "numerics"
+    PREEMPTED = "preempted"
+    INTERRUPTED = "interrupted"
+    STOPPED_EARLY = "stopped_early"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    name: str
+    type: str
+    """"string", "int64", "float64", "bool" or "timestamp" (microseconds, UTC)."""
+    meaning: str
+    unit: str = ""
+    required: bool = False
+    """Whether a row without a value is refused."""
+
+
+def _column(name: str, type: str, unit: str, meaning: str) -> Column:
+    return Column(name.rstrip("!"), type, meaning, unit, required=name.endswith("!"))
+
+
+PARTITIONS = (
+    _column("hardware_id!", "string", "", "what it ran on: a readable slug plus a hash (partition)"),
+    _column("sweep!", "string", "", "name of the sweep (partition)"),
+)
+"""Columns that stand in the folder names (hive partitioning), not in the files."""
+
+TRIALS = (
+    _column("trial_id!", "string", "", "one execution of a plan"),
+    _column("study_trial", "int64", "", "number of the trial in the sweep's Optuna study, null outside a study"),
+    _column("workload_id!", "string", "", "hash of everything that is trained, data included"),
+    _column("workload!", "string", "", "name of the workload"),
+    _column("plan_id!", "string", "", "hash of every setting of the plan"),
+    _column("outcome!", "string", "", "how the trial ended: " + ", ".join(Outcome)),
+    _column("outcome_reason", "string", "", "why, in one sentence; null if ok"),
+    _column("failed_phase", "string", "", "phase in which the first rank failed: launch, build, warmup, measure or teardown"),
+    _column("failed_rank", "int64", "", "first rank that failed"),
+    _column("failed_step", "int64", "", "step at which it failed"),
+    _column("started_at!", "timestamp", "", "when the trial was asked for, UTC"),
+    _column("data_parallel!", "string", "", "none, ddp, zero1, zero2, zero3 or the name of an added strategy"),
+    _column("dp!", "int64", "ranks", "data-parallel degree"),
+    _column("tp!", "int64", "ranks", "tensor-parallel degree"),
+    _column("pp!", "int64", "ranks", "pipeline stages"),
+    _column("pp_schedule", "string", "", "gpipe, 1f1b or interleaved; null without a pipeline"),
+    _column("micro_batch_size!", "int64", "samples", "samples of one forward pass on one data-parallel rank"),
+    _column("grad_accumulation!", "int64", "", "micro-batches of one step on one data-parallel rank"),
+    _column("global_batch_size!", "int64", "samples", "samples of one optimizer step over all ranks"),
+    _column("seq_len!", "int64", "tokens", "length of one sample"),
+    _column("precision!", "string", "", "number formats of parameters, arithmetic and reduction"),
+    _column("bucket_mb", "float64", "MB", "bucket size; null where the strategy has none"),
+    _column("activation_checkpoint!", "string", "", "none, full, nth or selective"),
+    _column("quantization!", "string", "", "quantised arithmetic or optimizer states, or none"),
+    _column("compile!", "bool", "", "whether the blocks were compiled"),
+    _column("knobs!", "string", "", "every setting of the plan, as JSON"),
+    _column("world_size!", "int64", "ranks", "dp x tp x pp"),
+    _column("tokens_per_s", "float64", "1/s", "tokens (samples where seq_len is 1) of a step / step_time_s"),
+    _column("tokens_per_s_low", "float64", "1/s", "lower end of the 95 % interval of tokens_per_s"),
+    _column("tokens_per_s_high", "float64", "1/s", "upper end of the 95 % interval of tokens_per_s"),
+    _column("step_time_s", "float64", "s", "median over the measured steps of the slowest rank"),
+    _column("measured_steps", "int64", "", "steps in the measured window"),
+    _column("peak_memory_bytes", "int64", "B", "peak of the worst rank: allocated on a device, resident above the start on a CPU"),
+    _column("peak_reserved_bytes", "int64", "B", "peak the allocator held on a device; on a CPU the peak resident set with the interpreter"),
+    _column("memory_params_bytes", "int64", "B", "parameters held by the worst rank"),
+    _column("memory_grads_bytes", "int64", "B", "gradients and gradient buffers held by the worst rank"),
+    _column("memory_optimizer_bytes", "int64", "B", "optimizer state and master weights held by the worst rank"),
+    _column("memory_activations_bytes", "int64", "B", "peak of everything else that is alive in a step of the worst rank"),
+    _column("comm_bytes_per_step", "int64", "B", "bytes that the busiest rank sends in a step"),
+    _column("flops_per_step", "float64", "FLOP", "model FLOPs of a step over all ranks, recomputation not counted"),
+    _column("mfu", "float64", "1", "model FLOPs utilisation; null when the peak is unknown"),
+    _column("loss_first", "float64", "", "training loss of the first step"),
+    _column("loss_last", "float64", "", "training loss of the last step"),
+    _column("accuracy_last", "float64", "1", "accuracy on the last step's batch; null for workloads without one"),
+    _column("time_to_loss_s", "float64", "s", "steps the reference needs to the target loss x step_time_s; null if none was asked for"),
+    _column("numerics!", "string", "", "pass, fail or skipped: losses and gradient norms against the fp32 reference"),
+    _column("numerics_max_rel_error", "float64", "1", "largest relative difference to the reference over the compared steps"),
+    _column("numerics_tolerance", "float64", "1", "the largest difference that passes, for the plan's number formats"),
+    _column("predicted_step_time_s", "float64", "s", "prediction before the launch; null if none was made"),
+    _column("predicted_peak_memory_bytes", "int64", "B", "prediction before the launch; null if none was made"),
+    _column("launch_s", "float64", "s", "from the launch to every rank running"),
+    _column("setup_s", "float64", "s", "from every rank running to the first step's start, compilation included"),
+    _column("warmup_s", "float64", "s", "steps before the measured window"),
+    _column("measure_s", "float64", "s", "the measured window"),
+    _column("teardown_s", "float64", "s", "from the last step's end to the last rank's end"),
+    _column("energy_j", "float64", "J", "energy of the measured window; null where it cannot be read"),
+    _column("schema_version!", "int64", "", "version of this table"),
+    _column("harness_version!", "string", "", "version of the harness"),
+    _column("torch_version!", "string", "", "version of torch"),
+)
+
+STEPS = (
+    _column("trial_id!", "string", "", "the trial"),
+    _column("rank!", "int64", "", "the rank"),
+    _column("step!", "int64", "", "from 0, warm-up included"),
+    _column("phase!", "string", "", "warmup or measure"),
+    _column("step_time_s!", "float64", "s", "from the end of the rank's previous step to the end of this one"),
+    _column("tokens!", "int64", "", "tokens of the step over all ranks"),
+    _column("loss", "float64", "", "mean loss of this rank's samples; null on pipeline stages that do not see it"),
+    _column("grad_norm", "float64", "", "norm of the whole gradient before clipping"),
+    _column("accuracy", "float64", "1", "accuracy on this rank's samples; null for workloads without one"),
+    _column("memory_bytes", "int64", "B", "memory of the rank at the end of the step"),
+)
+
+REFERENCES = (
+    _column("workload_id!", "string", "", "the workload"),
+    _column("step!", "int64", "", "from 0"),
+    _column("loss!", "float64", "", "loss of one process in fp32"),
+    _column("grad_norm!", "float64", "", "norm of the gradient before clipping"),
+    _column("step_time_s!", "float64", "s", "time of the step, one process with every core or one device"),
+)
+"""The single-process fp32 curve that every trial of a workload is compared with."""
+
+
+def row(columns: tuple[Column, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of a table: `values`, with None for every other column.
+
+    Raises:
+        KeyError: `values` has a name that is no column.
+        ValueError: a required value is missing.
+    """
+    names = {column.name for column in columns}
+    if unknown := set(values) - names:
+        raise KeyError(f"no such column: {', '.join(sorted(unknown))}")
+    if missing := [c.name for c in columns if c.required and values.get(c.name) is None]:
+        raise ValueError(f"a row needs {', '.join(missing)}")
+    return {column.name: values.get(column.name) for column in columns}

@@ -1,0 +1,204 @@
+"""The results folder: parquet tables that pandas, DuckDB, Polars and Spark read as one each.
+
+    results/trials/hardware_id=.../sweep=.../*.parquet     one row a trial
+    results/steps/hardware_id=.../sweep=.../*.parquet      one row a step and rank
+    results/references/WORKLOAD_ID.parquet                 the fp32 curve of a workload
+    results/sweeps/hardware_id=.../sweep=....json          how the sweep was called, its environment
+    results/studies/NAME.log                               the Optuna journal
+
+A trial's steps are written before its row, so a row in `trials` is complete. Files are written under a hidden name,
+synchronised and renamed: a reader sees a file whole or not at all. A finished sweep's files are merged into one;
+if that is interrupted the leftovers are removed by the next merge, and reading drops rows that stand twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness import records
+from harness.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+
+
+def arrow_schema(columns: Sequence[records.Column]) -> pa.Schema:
+    """The arrow schema of a table, each field with its unit and meaning as metadata."""
+    return pa.schema(
+        [pa.field(c.name, _TYPES[c.type], metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns]
+    )
+
+
+class Store:
+    """Reads and appends to a results folder. Nothing is created before the first write."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.problems: list[str] = []
+        """One sentence for each file that could not be read so far."""
+
+    # -- writing
+
+    def append(
+        self, hardware_id: str, sweep: str, trial: Mapping[str, Any], steps: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        """Record one trial and its steps, durably.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        trial_row = records.row(records.TRIALS, trial)
+        step_rows = [records.row(records.STEPS, step) for step in steps]
+        name = f"{trial_row['trial_id']}.parquet"
+        if step_rows:
+            self._write(self._partition("steps", hardware_id, sweep) / name, records.STEPS, step_rows)
+        self._write(self._partition("trials", hardware_id, sweep) / name, records.TRIALS, [trial_row])
+
+    def write_reference(self, workload_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep a workload's fp32 curve. Raises StoreError if the folder cannot be written."""
+        complete = [records.row(records.REFERENCES, {"workload_id": workload_id, **r}) for r in rows]
+        self._write(self.root / "references" / f"{workload_id}.parquet", records.REFERENCES, complete)
+
+    def write_sweep_info(self, hardware_id: str, sweep: str, info: Mapping[str, Any]) -> None:
+        """Keep how a sweep was called and where it ran, as JSON. Raises StoreError if the folder cannot be written."""
+        text = json.dumps(info, indent=2, sort_keys=True, default=str)
+        _replace(self._info_path(hardware_id, sweep), lambda path: path.write_text(text, encoding="utf-8"))
+
+    def merge(self, hardware_id: str, sweep: str) -> None:
+        """Put the many small files of a sweep into one per table. Safe to interrupt and to repeat."""
+        for table, columns in (("steps", records.STEPS), ("trials", records.TRIALS)):
+            folder = self._partition(table, hardware_id, sweep)
+            files = sorted(folder.glob("*.parquet"))
+            read = {path: rows for path in files if (rows := self._read_file(path, columns)) is not None}
+            if len(read) < 2:
+                continue
+            whole = _drop_repeated(pa.concat_tables(read.values()), columns)
+            target = folder / f"merged-{secrets.token_hex(4)}.parquet"
+            _replace(target, lambda path, whole=whole: pq.write_table(whole, path))
+            for path in read:
+                path.unlink()
+
+    # -- reading
+
+    def trials(self, sweep: str | None = None, hardware_id: str | None = None) -> pd.DataFrame:
+        """Trials as a table with the columns of `records.PARTITIONS + records.TRIALS`, oldest first.
+
+        Unreadable files are left out and named in `problems`.
+        """
+        frame = self._table("trials", records.TRIALS, sweep, hardware_id)
+        return frame.drop_duplicates("trial_id").sort_values("started_at", kind="stable", ignore_index=True)
+
+    def steps(self, sweep: str | None = None, hardware_id: str | None = None) -> pd.DataFrame:
+        """Steps as a table with the columns of `records.PARTITIONS + records.STEPS`, in order of trial, rank and step.
+
+        Unreadable files are left out and named in `problems`.
+        """
+        frame = self._table("steps", records.STEPS, sweep, hardware_id).drop_duplicates(["trial_id", "rank", "step"])
+        return frame.sort_values(["trial_id", "rank", "step"], kind="stable", ignore_index=True)
+
+    def reference(self, workload_id: str) -> pd.DataFrame | None:
+        """A workload's fp32 curve, or None if it was never recorded or cannot be read."""
+        path = self.root / "references" / f"{workload_id}.parquet"
+        rows = self._read_file(path, records.REFERENCES) if path.exists() else None
+        return None if rows is None else rows.to_pandas()
+
+    def sweep_info(self, hardware_id: str, sweep: str) -> dict[str, Any]:
+        """What `write_sweep_info` kept; {} if there is nothing readable."""
+        path = self._info_path(hardware_id, sweep)
+        try:
+            info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            self._problem(path, error)
+            return {}
+        return info
+
+    def sweeps(self) -> list[tuple[str, str]]:
+        """(hardware_id, sweep) of every sweep with a recorded trial, the one written last at the end."""
+        folders = sorted(self.root.glob("trials/hardware_id=*/sweep=*"), key=lambda p: p.stat().st_mtime)
+        return [(p.parent.name.partition("=")[2], p.name.partition("=")[2]) for p in folders]
+
+    # -- inside
+
+    def _partition(self, table: str, hardware_id: str, sweep: str) -> Path:
+        return self.root / table / f"hardware_id={hardware_id}" / f"sweep={sweep}"
+
+    def _info_path(self, hardware_id: str, sweep: str) -> Path:
+        return self.root / "sweeps" / f"hardware_id={hardware_id}" / f"sweep={sweep}.json"
+
+    def _write(self, path: Path, columns: Sequence[records.Column], rows: list[dict[str, Any]]) -> None:
+        table = pa.Table.from_pylist(rows, schema=arrow_schema(columns))
+        _replace(path, lambda hidden: pq.write_table(table, hidden))
+
+    def _table(
+        self, table: str, columns: Sequence[records.Column], sweep: str | None, hardware_id: str | None
+    ) -> pd.DataFrame:
+        pattern = f"hardware_id={hardware_id or '*'}/sweep={sweep or '*'}/*.parquet"
+        schema = arrow_schema((*records.PARTITIONS, *columns))
+        parts = []
+        for path in sorted((self.root / table).glob(pattern)):
+            rows = self._read_file(path, columns)
+            if rows is None:
+                continue
+            for at, folder in enumerate((path.parent.parent, path.parent)):
+                value = pa.array([folder.name.partition("=")[2]] * rows.num_rows, pa.string())
+                rows = rows.add_column(at, records.PARTITIONS[at].name, value)
+            parts.append(rows)
+        whole = pa.concat_tables(parts) if parts else schema.empty_table()
+        return whole.to_pandas()
+
+    def _read_file(self, path: Path, columns: Sequence[records.Column]) -> pa.Table | None:
+        schema = arrow_schema(columns)
+        try:
+            rows = pq.ParquetFile(path).read()
+            present = [
+                rows.column(f.name).cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type)
+                for f in schema
+            ]
+        except (OSError, pa.ArrowException) as error:
+            self._problem(path, error)
+            return None
+        return pa.table(present, schema=schema)
+
+    def _problem(self, path: Path, error: Exception) -> None:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        sentence = f"{path} cannot be read ({reason}); move it out of the results folder, every other file was read"
+        if sentence not in self.problems:
+            self.problems.append(sentence)
+
+
+def _drop_repeated(rows: pa.Table, columns: Sequence[records.Column]) -> pa.Table:
+    keys = ["trial_id"] if columns is records.TRIALS else ["trial_id", "rank", "step"]
+    frame = rows.select(keys).to_pandas()
+    return rows.filter(pa.array(~frame.duplicated()))
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Make `path` appear whole: write a hidden file beside it, synchronise, rename."""
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(hidden)
+        with hidden.open("rb") as file:
+            os.fsync(file.fileno())
+        hidden.replace(path)
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,91 @@
+"""What a workload is: the thing that is trained, frozen, so that two trials of it did the same mathematics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from strategies.base import ModelFacts
+from strategies.optimizer import OptimizerConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(ABC):
+    """Base of the workload families. Instances are picklable: ranks receive them as they are."""
+
+    family: ClassVar[str]
+    """Name of the family, the first part of `--workload`."""
+    metric_name: ClassVar[str | None] = None
+    """What `metric` returns ("accuracy"), None if the family has no metric beside the loss."""
+
+    name: str
+    """Full name in tables, such as "gpt-nano"."""
+    global_batch_size: int
+    """Samples of one optimizer step over all ranks."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the data."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW's constants, the learning-rate schedule and the clipping norm."""
+
+    @property
+    def workload_id(self) -> str:
+        """A hash of everything that is trained, the data's own hash included."""
+        text = json.dumps({"family": self.family, **self.identity()}, sort_keys=True, default=str)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Every value that changes the mathematics: model, data hash, sequence length, batch, optimizer, seed."""
+
+    def common_identity(self) -> dict[str, Any]:
+        """The part of `identity` that every family shares."""
+        return {"batch": self.global_batch_size, "seed": self.seed, "optimizer": asdict(self.optimizer)}
+
+    @property
+    @abstractmethod
+    def seq_len(self) -> int:
+        """Tokens of one sample; 1 if samples are not sequences."""
+
+    @abstractmethod
+    def facts(self) -> ModelFacts:
+        """What strategies may know without building the model."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The model, on whatever device is torch's default (ranks build it on "meta")."""
+
+    @abstractmethod
+    def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """The fp32 initial value of the parameter called `name`, from the seed and the name alone."""
+
+    @abstractmethod
+    def samples(self, step: int, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of the samples with these indices (0 <= index < global_batch_size) in a step.
+
+        Depends on (seed, step, index) alone, so every plan trains on the same global batch.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss over all predictions, a scalar in fp32."""
+
+    def metric(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
+        """A second, detached figure of merit such as accuracy (a mean over predictions), or None."""
+        return None
+
+    @abstractmethod
+    def flops_per_step(self) -> float:
+        """Model FLOPs of one optimizer step over all ranks, recomputation not counted; docstrings name the source."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens (or samples, if they are not sequences) of one optimizer step."""
+        return self.global_batch_size * self.seq_len

@@ -1,0 +1,196 @@
+"""What a data-parallel strategy leaves behind: where the gradients are, how they are summed, who updates what."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from strategies.training import Training
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    """Bytes of training state a rank holds, in B."""
+
+    params: int
+    grads: int
+    optimizer: int
+
+
+class Engine(ABC):
+    """Gradients and optimizer of one rank."""
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        """Entered around the forward and backward pass of each micro-batch of a step without a pipeline."""
+        return contextlib.nullcontext()
+
+    @abstractmethod
+    def set_lr(self, lr: float) -> None:
+        """Learning rate of the coming update."""
+
+    @abstractmethod
+    def finish_gradients(self) -> None:
+        """Wait until every gradient is summed over the data-parallel ranks."""
+
+    @abstractmethod
+    def norm(self) -> torch.Tensor:
+        """Norm of the mean gradient over all ranks and parameters, a scalar that is equal on every rank."""
+
+    @abstractmethod
+    def scale(self, factor: float | torch.Tensor) -> None:
+        """Multiply the gradients; called once between `norm` and `step`."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Update the parameters."""
+
+    @abstractmethod
+    def zero_gradients(self) -> None:
+        """Forget the gradients of this step."""
+
+    def drain(self) -> None:  # noqa: B027 - only engines with communication in flight have something to do
+        """Wait for whatever is still under way, so that the ranks can end together."""
+
+    @abstractmethod
+    def state_bytes(self) -> StateBytes:
+        """What this rank holds. Meant to be called between `finish_gradients` and `zero_gradients`."""
+
+
+class ParameterEngine(Engine):
+    """Gradients in `.grad` of each parameter: one process, DDP, ZeroRedundancyOptimizer, FSDP2.
+
+    Args:
+        training: after its parts were wrapped.
+        sharded: whether each data-parallel rank holds another piece of each gradient (FSDP2's DTensors).
+        optimizer: made over the parameters if not given.
+    """
+
+    def __init__(
+        self, training: Training, *, sharded: bool = False, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        self.training = training
+        named = [(clean(name), p) for name, p in training.named_parameters()]
+        self.parameters = [p for _, p in named]
+        self.shares = [training.share(name, sharded=sharded) for name, _ in named]
+        self.replicated = all(share == 1.0 / training.facts.world_size for share in self.shares)
+        master = training.master_weights and not sharded
+        self.masters = [nn.Parameter(p.detach().float()) for p in self.parameters] if master else self.parameters
+        self.optimizer = optimizer or training.make_optimizer(
+            decay_groups((training.weight_decay(name), m) for (name, _), m in zip(named, self.masters, strict=True))
+        )
+
+    def set_lr(self, lr: float) -> None:
+        set_lr(self.optimizer, lr)
+
+    def finish_gradients(self) -> None:
+        if self.masters is not self.parameters:
+            for master, p in zip(self.masters, self.parameters, strict=True):
+                master.grad = None if p.grad is None else p.grad.float()
+                p.grad = None
+
+    def _gradients(self) -> list[tuple[torch.Tensor, float]]:
+        pairs = zip(self.masters, self.shares, strict=True)
+        return [(local(p.grad), share) for p, share in pairs if p.grad is not None and local(p.grad).numel()]
+
+    def norm(self) -> torch.Tensor:
+        return global_norm(self._gradients(), self.training, reduce=not self.replicated)
+
+    def scale(self, factor: float | torch.Tensor) -> None:
+        gradients = [grad for grad, _ in self._gradients()]
+        if gradients and not (isinstance(factor, float) and factor == 1.0):
+            torch._foreach_mul_(gradients, factor)
+
+    def step(self) -> None:
+        self.optimizer.step()
+        if self.masters is not self.parameters:
+            with torch.no_grad():
+                for master, p in zip(self.masters, self.parameters, strict=True):
+                    p.copy_(master)
+
+    def zero_gradients(self) -> None:
+        for p in self.masters:
+            p.grad = None
+
+    def state_bytes(self) -> StateBytes:
+        masters = [] if self.masters is self.parameters else self.masters
+        return StateBytes(
+            params=size(self.parameters),
+            grads=size(grad for grad, _ in self._gradients()),
+            optimizer=size(masters) + optimizer_bytes(self.optimizer),
+        )
+
+
+def clean(name: str) -> str:
+    """A parameter's name without what DistributedDataParallel puts before it."""
+    return name.removeprefix("module.")
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's piece of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def decay_groups(items: Iterable[tuple[float, nn.Parameter]]) -> list[dict[str, object]]:
+    """Parameter groups, one for each weight decay."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for decay, parameter in items:
+        groups.setdefault(decay, []).append(parameter)
+    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Change the learning rate of every group, in place where the optimizer keeps it in a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def global_norm(gradients: list[tuple[torch.Tensor, float]], training: Training, *, reduce: bool) -> torch.Tensor:
+    """Square root of the sum of squares over all ranks.
+
+    Each gradient's square is weighted by the share that keeps replicas from being counted twice, so one sum over
+    the whole world serves every combination of data, tensor and pipeline parallelism.
+
+    Args:
+        gradients: (this rank's piece, its share).
+        training: for the device.
+        reduce: False if every rank already holds every gradient.
+    """
+    total = torch.zeros((), device=training.device)
+    for weight in sorted({share for _, share in gradients}):
+        pieces = [grad for grad, share in gradients if share == weight]
+        norms = torch._foreach_norm(pieces, 2, dtype=torch.float32)
+        total += torch.stack(norms).square().sum() * (weight if reduce else 1.0)
+    if reduce:
+        dist.all_reduce(total)
+    return total.sqrt()
+
+
+def size(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of this rank's pieces, quantised ones counted as they are stored."""
+    return sum(_bytes(local(t.detach())) for t in tensors)
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of an optimizer's state tensors."""
+    inner = getattr(optimizer, "optim", optimizer)
+    return size(v for state in inner.state.values() for v in state.values() if isinstance(v, torch.Tensor))
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    if hasattr(tensor, "__tensor_flatten__") and type(tensor) is not torch.Tensor:
+        names, _ = tensor.__tensor_flatten__()
+        return sum(_bytes(getattr(tensor, name)) for name in names)
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,169 @@
+"""Pipeline parallelism: consecutive blocks on different ranks, micro-batches flowing through them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+
+from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Strategy
+
+if TYPE_CHECKING:
+    from strategies.training import Training
+
+STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
+"""Model stages on each rank, by schedule."""
+
+
+class PipelineParallel(Strategy):
+    """torch.distributed.pipelining with GPipe (Huang et al. 2019), 1F1B and interleaved 1F1B (Narayanan et al. 2021)."""
+
+    name = "pipeline_parallel"
+    slot = Slot.PIPELINE
+    summary = "consecutive blocks on different ranks, micro-batches flowing through them"
+    knobs: tuple[Knob, ...] = (
+        Range(
+            name="pp", default=1, low=1, high=1024, integer=True, points=(1, 2, 4, 8), unit="ranks", doc="stages"
+        ),
+        Choice(
+            name="pp_schedule",
+            default="1f1b",
+            values=("gpipe", "1f1b", "interleaved"),
+            doc="order of forward and backward passes; interleaved puts two stages on each rank",
+            when={"pp": tuple(range(2, 1025))},
+        ),
+    )
+
+    def active(self, plan: Settings) -> bool:
+        return plan["pp"] != 1
+
+    def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
+        return [{"pp": 2, "pp_schedule": schedule} for schedule in STAGES_PER_RANK]
+
+    def check(self, plan: Settings, facts: Facts) -> str | None:
+        pp, schedule, model = int(plan["pp"]), str(plan["pp_schedule"]), facts.model
+        stages = pp * STAGES_PER_RANK[schedule]
+        micro_batches = facts.global_batch_size // (int(plan["dp"]) * int(plan["micro_batch_size"]))
+        if not model.sequential:
+            return f"{facts.workload} is not a stem, a row of blocks and a head, so it cannot be cut into stages"
+        if model.tied:
+            return f"{facts.workload} ties the weights of its first and last stage, which lie on different ranks"
+        if len(model.blocks) < stages:
+            return f"{stages} stages need at least {stages} blocks, but {facts.workload} has {len(model.blocks)}"
+        if micro_batches < pp:
+            return (
+                f"{schedule} over {pp} stages needs at least {pp} micro-batches, but got {micro_batches} "
+                f"(global_batch={facts.global_batch_size}, dp={plan['dp']}, micro_batch_size={plan['micro_batch_size']})"
+            )
+        if schedule == "interleaved" and micro_batches % (micro_batches // pp):
+            return f"interleaved needs micro-batches in equal rounds of pp, but got (micro_batches={micro_batches}, pp={pp})"
+        return None
+
+    def apply(self, training: Training) -> None:
+        whole = training.parts[0]
+        pp, rank = training.degree("pp"), training.coordinate("pp")
+        stages = pp * STAGES_PER_RANK[str(training.plan["pp_schedule"])]
+        model = training.facts.model
+        counts = balance(len(model.blocks), stages, model.block_flops, model.head_flops)
+        bounds = [0, *itertools.accumulate(counts)]
+        training.parts = [
+            cut(whole, model.blocks[bounds[s] : bounds[s + 1]], first=s == 0, last=s == stages - 1)
+            for s in range(rank, stages, pp)
+        ]
+
+    def finish(self, training: Training) -> None:
+        training.forward_backward = Pipeline(training).forward_backward
+
+
+def balance(blocks: int, stages: int, block_cost: float, head_cost: float) -> list[int]:
+    """Blocks of each stage so that the slowest stage is as fast as can be, each stage with at least one.
+
+    The head runs on the last stage and counts like the blocks it costs as much as. Among equal choices the earlier
+    stages hold more, since a later stage finishes its warm-up later.
+
+    Args:
+        blocks: number of blocks, at least `stages`.
+        stages: number of stages.
+        block_cost: cost of one block, in any unit.
+        head_cost: cost of what follows the blocks, in the same unit.
+    """
+    counts = [1] * stages
+    for _ in range(blocks - stages):
+        costs = [(n + 1) * block_cost + (head_cost if s == stages - 1 else 0.0) for s, n in enumerate(counts)]
+        counts[costs.index(min(costs))] += 1
+    return counts
+
+
+def cut(whole: nn.Module, names: Sequence[str], *, first: bool, last: bool) -> nn.Module:
+    """A module like `whole` with only the named blocks, the stem if `first` and the head if `last`."""
+    part = type(whole).__new__(type(whole))
+    nn.Module.__init__(part)
+    kept = {name.removeprefix("blocks.") for name in names}
+    part.stem = whole.stem if first else None
+    part.blocks = nn.ModuleDict({k: v for k, v in whole.blocks.items() if k in kept})  # type: ignore[operator, union-attr]
+    part.head = whole.head if last else None
+    return part
+
+
+class Pipeline:
+    """Runs one step of a schedule over this rank's stages."""
+
+    SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        pp, rank = training.degree("pp"), training.coordinate("pp")
+        name = str(training.plan["pp_schedule"])
+        count = pp * STAGES_PER_RANK[name]
+        indices = range(rank, count, pp)
+        self.first, self.last = 0 in indices, count - 1 in indices
+        stages = [
+            PipelineStage(part, index, count, training.device, group=training.group("pp"), **self._shapes(index, count))
+            for part, index in zip(training.parts, indices, strict=True)
+        ]
+        self.metrics: list[torch.Tensor | None] = []
+        self.losses: list[torch.Tensor] = []
+        self.schedule = self.SCHEDULES[name](
+            stages[0] if STAGES_PER_RANK[name] == 1 else stages,
+            training.accumulation,
+            loss_fn=self._loss,
+            scale_grads=False,
+        )
+
+    def _shapes(self, index: int, count: int) -> dict[str, torch.Tensor]:
+        """What goes in and out of a stage, so that the first step need not run the model once more to find out."""
+        plan, facts = self.training.plan, self.training.facts
+        batch, length = int(plan["micro_batch_size"]), facts.seq_len
+        tokens = torch.empty(batch, length, dtype=torch.long, device="meta")
+        share = length // int(plan["tp"]) if plan.get("sequence_parallel") else length
+        stream = torch.empty(batch, share, facts.model.width, dtype=self.training.stream_dtype, device="meta")
+        logits = torch.empty(batch, length, facts.model.vocab_size, device="meta")
+        return {
+            "input_args": tokens if index == 0 else stream.requires_grad_(),
+            "output_args": logits if index == count - 1 else stream.requires_grad_(),
+        }
+
+    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = self.training.micro_loss(outputs, targets)
+        self.losses.append(loss.detach())
+        if self.training.metric:
+            self.metrics.append(self.training.metric(outputs.detach(), targets))
+        scale = self.training.loss_scale
+        return loss if scale is None else loss * scale.value
+
+    def forward_backward(
+        self, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """All micro-batches of a step; the loss is known on the rank of the last stage only."""
+        self.losses.clear()
+        self.metrics.clear()
+        args = (inputs,) if self.first else ()
+        self.schedule.step(*args, target=targets if self.last else None, return_outputs=False)
+        if not self.last:
+            return None, None
+        present = [m for m in self.metrics if m is not None]
+        return torch.stack(self.losses).sum(), torch.stack(present).mean() if present else None

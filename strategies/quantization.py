@@ -1,0 +1,111 @@
+"""Quantised training with torchao: int8 or float8 matrix products, or 8-bit, 4-bit and fp8 optimizer states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from strategies.base import Choice, Facts, Knob, Setting, Settings, Slot, Strategy
+
+if TYPE_CHECKING:
+    from strategies.training import Training
+
+OPTIMIZERS = {"adamw8bit": "AdamW8bit", "adamw4bit": "AdamW4bit", "adamwfp8": "AdamWFp8"}
+"""Value -> class in torchao.optim. States are quantised in blocks (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+
+class Quantization(Strategy):
+    """torchao's quantised training; an optional extra, imported only when used."""
+
+    name = "quantization"
+    slot = Slot.QUANTIZATION
+    summary = "int8 or float8 matrix products, or 8-bit, 4-bit and fp8 optimizer states (torchao)"
+    knobs: tuple[Knob, ...] = (
+        Choice(
+            name="quantization",
+            default="none",
+            values=("none", "int8", "float8", *OPTIMIZERS),
+            doc="int8, float8: products in the blocks; adamw...: the optimizer's moments",
+        ),
+    )
+
+    def active(self, plan: Settings) -> bool:
+        return plan["quantization"] != "none"
+
+    def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
+        return [{"quantization": kind} for kind in ("int8", "float8", *OPTIMIZERS)]
+
+    def check(self, plan: Settings, facts: Facts) -> str | None:
+        kind, model = str(plan["quantization"]), facts.model
+        if "torchao" not in facts.extras:
+            return f"{kind} needs torchao: pip install 'distributed-harness[quantization]'"
+        if kind in OPTIMIZERS:
+            if plan["precision"] == "bf16":
+                return f"{kind} updates in fp32, but precision=bf16 leaves no fp32 weights; use bf16_params"
+            return None
+        if not model.blocks or not model.width:
+            return f"{facts.workload} has no blocks of linear layers whose products could be in {kind}"
+        if plan["precision"] in ("bf16_autocast", "fp16"):
+            return f"{kind} casts its inputs itself and does not follow autocast; use fp32, bf16_params or bf16"
+        return self._check_shapes(kind, plan, facts)
+
+    @staticmethod
+    def _check_shapes(kind: str, plan: Settings, facts: Facts) -> str | None:
+        """float8 and int8 kernels work on tiles of 16, so every dimension of every product must be a multiple."""
+        model, tp = facts.model, int(plan["tp"])
+        tokens = int(plan["micro_batch_size"]) * facts.seq_len
+        sizes = {"width": model.width, "hidden / tp": model.hidden / tp, "micro-batch x seq_len": tokens}
+        if model.heads:
+            sizes["heads / tp x head width"] = model.heads / tp * model.head_dim
+        for name, value in sizes.items():
+            if value % 16:
+                return f"{kind} needs multiples of 16 in every dimension, but {name} is {value:g}"
+        if tp > 1 and model.heads % tp:
+            return f"{kind} needs equal shares on every rank, but got (heads={model.heads}, tp={tp})"
+        return None
+
+    def apply(self, training: Training) -> None:
+        kind = str(training.plan["quantization"])
+        if kind in OPTIMIZERS:
+            training.make_optimizer = _optimizer(training, OPTIMIZERS[kind])
+            return
+        for part in training.parts:
+            for _, block in training.units(part):
+                _to_int8(block) if kind == "int8" else _to_float8(block, training.device)
+
+
+def _optimizer(training: Training, name: str) -> Any:
+    import torchao.optim
+
+    config = training.config
+    if training.device.type == "cpu":
+        # Compiling these small kernels takes ten seconds and more on a CPU, where they run no faster compiled.
+        torch.compiler.set_stance("force_eager")
+
+    def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+        kind: Any = getattr(torchao.optim, name)
+        return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)  # type: ignore[no-any-return]
+
+    return make
+
+
+def _to_int8(block: nn.Module) -> None:
+    from torchao.prototype.quantized_training.int8_mixed_precision import (
+        Int8MixedPrecisionTrainingConfig,
+        Int8MixedPrecisionTrainingLinear,
+    )
+
+    for module in block.modules():
+        if type(module) is nn.Linear:
+            # Only forward differs; the weight stays an ordinary parameter, which every data-parallel kind can hold.
+            module.__class__ = Int8MixedPrecisionTrainingLinear
+            module.config = Int8MixedPrecisionTrainingConfig()  # type: ignore[assignment]
+
+
+def _to_float8(block: nn.Module, device: torch.device) -> None:
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    emulate = device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9)
+    convert_to_float8_training(block, config=Float8LinearConfig(emulate=emulate))

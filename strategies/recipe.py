@@ -1,0 +1,73 @@
+"""The order in which strategies are applied, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from strategies.base import Facts, Settings, Slot, Strategy
+from strategies.engine import ParameterEngine
+from strategies.optimizer import OptimizerConfig
+from strategies.training import Initial, Loss, Metric, Training
+
+ORDER = (
+    Slot.PIPELINE,  # first, so that a rank never builds what it does not hold
+    Slot.QUANTIZATION,  # swaps layers, so before anything hooks into them
+    Slot.TENSOR,  # divides the layers that are left
+    Slot.PRECISION,  # decides in which format they get their values
+    Slot.CHECKPOINT,  # around whole blocks, divided or not
+    Slot.COMPILE,  # the block as it will run, recomputation included
+    Slot.EXTRA,  # strategies of other packages that are none of these
+    Slot.DATA,  # last: gives the parameters their values and owns their gradients from then on
+)
+
+
+def build(
+    model: nn.Module,
+    *,
+    plan: Settings,
+    strategies: Iterable[Strategy],
+    facts: Facts,
+    device: torch.device,
+    initial: Initial,
+    loss: Loss,
+    metric: Metric | None = None,
+    optimizer: OptimizerConfig | None = None,
+) -> Training:
+    """A model built on the meta device, made ready to train by a plan on this rank.
+
+    torch.distributed must be initialised if the plan has more than one rank. The plan must have passed every `check`.
+
+    Args:
+        model: undivided, on the meta device.
+        plan: a setting for every knob.
+        strategies: those that may be active, in any order.
+        facts: what the plan was checked against.
+        device: this rank's device.
+        initial: (parameter name, full shape, device) -> fp32 initial value.
+        loss: (outputs, targets) -> mean loss of a micro-batch.
+        metric: (outputs, targets) -> a second figure of merit.
+        optimizer: AdamW's constants; the defaults if None.
+    """
+    training = Training(
+        model,
+        plan=plan,
+        facts=facts,
+        device=device,
+        initial=initial,
+        loss=loss,
+        metric=metric,
+        optimizer=optimizer or OptimizerConfig(),
+    )
+    active = sorted((s for s in strategies if s.active(plan)), key=lambda s: ORDER.index(s.slot))
+    for strategy in active:
+        strategy.apply(training)
+    if not any(strategy.slot is Slot.DATA for strategy in active):
+        for part in training.parts:
+            training.materialise(part)
+        training.engine = ParameterEngine(training)
+    for strategy in active:
+        strategy.finish(training)
+    return training

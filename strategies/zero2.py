@@ -1,0 +1,54 @@
+"""ZeRO-2: optimizer state and gradients divided; gradients are reduced into shards while backward runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from strategies import zero3
+from strategies.base import Choice, Facts, Knob, Setting, Settings, Slot, Strategy
+from strategies.flat import FlatEngine
+
+if TYPE_CHECKING:
+    from strategies.training import Training
+
+
+class Zero2(Strategy):
+    """Optimizer state and gradients divided over the data-parallel ranks (Rajbhandari et al. 2020, arXiv:1910.02054)."""
+
+    name = "zero2"
+    slot = Slot.DATA
+    summary = "optimizer states and gradients divided over the data-parallel ranks"
+    knobs: tuple[Knob, ...] = (
+        Choice(
+            name="zero2_impl",
+            default="flat",
+            values=("flat", "fsdp2"),
+            doc="flat: this package's flat buckets; fsdp2: fully_shard that gathers parameters once a step",
+            when={"data_parallel": ("zero2",)},
+        ),
+        Choice(
+            name="zero2_overlap",
+            default=True,
+            values=(True, False),
+            doc="communicate while backward and forward run",
+            when={"data_parallel": ("zero2",), "zero2_impl": ("flat",)},
+        ),
+    )
+
+    def active(self, plan: Settings) -> bool:
+        return plan["data_parallel"] == self.name
+
+    def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
+        return [{"data_parallel": self.name, "zero2_impl": impl} for impl in ("flat", "fsdp2")]
+
+    def check(self, plan: Settings, facts: Facts) -> str | None:
+        return zero3.check_fsdp2(plan, facts) if plan["zero2_impl"] == "fsdp2" else None
+
+    def apply(self, training: Training) -> None:
+        plan = training.plan
+        if plan["zero2_impl"] == "fsdp2":
+            zero3.shard(training, blocks_per_unit=1, prefetch=0, reshard_after_forward=False)
+            return
+        training.engine = FlatEngine(
+            training, stage=2, bucket_mb=float(plan["bucket_mb"]), overlap=bool(plan["zero2_overlap"])
+        )

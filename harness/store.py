@@ -13,6 +13,7 @@ if that is interrupted the leftovers are removed by the next merge, and reading 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -200,5 +201,6 @@ def _replace(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         hidden.replace(path)
     except OSError as error:
-        hidden.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may not even exist
+            hidden.unlink()
         raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error

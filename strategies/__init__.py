@@ -7,33 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
-from strategies.activation_checkpoint import ActivationCheckpoint
 from strategies.base import Choice, Facts, Knob, ModelFacts, Range, Setting, Settings, Slot, Split, Strategy
-from strategies.compile import Compile
-from strategies.ddp import Ddp
-from strategies.pipeline_parallel import PipelineParallel
-from strategies.precision import Precision
-from strategies.quantization import Quantization
-from strategies.tensor_parallel import TensorParallel
-from strategies.zero1 import Zero1
-from strategies.zero2 import Zero2
-from strategies.zero3 import Zero3
 
-BUILTIN: tuple[type[Strategy], ...] = (
-    Ddp,
-    Zero1,
-    Zero2,
-    Zero3,
-    TensorParallel,
-    PipelineParallel,
-    ActivationCheckpoint,
-    Precision,
-    Quantization,
-    Compile,
+BUILTIN = (
+    "strategies.ddp:Ddp",
+    "strategies.zero1:Zero1",
+    "strategies.zero2:Zero2",
+    "strategies.zero3:Zero3",
+    "strategies.tensor_parallel:TensorParallel",
+    "strategies.pipeline_parallel:PipelineParallel",
+    "strategies.activation_checkpoint:ActivationCheckpoint",
+    "strategies.precision:Precision",
+    "strategies.quantization:Quantization",
+    "strategies.compile:Compile",
 )
-"""One line for each strategy of this package, in the order in which a sweep tries them."""
+"""One line for each strategy of this package, in the order in which a sweep tries them. Strings, because their modules
+import torch, which takes seconds, and most of the harness needs no more than `strategies.base`."""
 
 OPT_IN = frozenset({"compile"})
 """Strategies that are in play only when they are asked for by name."""
@@ -59,9 +50,10 @@ __all__ = [
 @cache
 def registry() -> dict[str, Strategy]:
     """Every strategy by name: the built-in ones, then those of entry points."""
-    found = {kind.name: kind() for kind in BUILTIN}
-    for point in entry_points(group="harness.strategies"):
-        strategy = point.load()()
+    found: dict[str, Strategy] = {}
+    builtin = (EntryPoint(name="", value=value, group="harness.strategies") for value in BUILTIN)
+    for point in (*builtin, *entry_points(group="harness.strategies")):
+        strategy: Strategy = point.load()()
         found.setdefault(strategy.name, strategy)
     return found
 

@@ -49,6 +49,9 @@ class Workload(ABC):
         """The part of `identity` that every family shares."""
         return {"batch": self.global_batch_size, "seed": self.seed, "optimizer": asdict(self.optimizer)}
 
+    def prepare(self) -> None:  # noqa: B027 - families that hold everything in memory have nothing to write
+        """Write what ranks read from disk; called once in the parent, after everything was checked."""
+
     @property
     @abstractmethod
     def seq_len(self) -> int:

@@ -148,6 +148,9 @@ class Gpt(Workload):
         if self.width % self.heads:
             raise InputError(f"width must be a multiple of heads, but got (width={self.width}, heads={self.heads})")
 
+    def prepare(self) -> None:
+        self.data.store()
+
     @property
     def seq_len(self) -> int:
         return self.seq

@@ -1,0 +1,21 @@
+"""Ways to start the ranks of a trial, by name. Imported on use."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+from harness.errors import UnknownNameError
+from harness.launchers.base import Launcher
+
+LAUNCHERS = {
+    "local": "harness.launchers.local:LocalLauncher",
+}
+"""One line for each launcher."""
+
+
+def create(name: str) -> Launcher:
+    """The launcher of that name. Raises UnknownNameError."""
+    if name not in LAUNCHERS:
+        raise UnknownNameError("launcher", name, LAUNCHERS)
+    launcher: Launcher = EntryPoint(name=name, value=LAUNCHERS[name], group="").load()()
+    return launcher

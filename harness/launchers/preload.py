@@ -1,0 +1,60 @@
+"""Imported once by the fork server, so that ranks start with everything loaded. Runs no operator, touches no device."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+
+NEEDED = (
+    "torch",
+    "torch._dynamo",
+    "torch.distributed.device_mesh",
+    "torch.distributed.fsdp",
+    "torch.distributed.optim",
+    "torch.distributed.pipelining",
+    "torch.nn.parallel",
+    "torch.utils.checkpoint",
+    "harness.trial.rank",
+    "harness.workloads.gpt",
+)
+OPTIONAL = (
+    "torchao.float8",
+    "torchao.optim",
+    "torchao.prototype.quantized_training.int8_mixed_precision",
+)
+"""Loaded if they are installed; torchao reports binaries it cannot use on standard error, which says nothing here."""
+
+
+@contextlib.contextmanager
+def _quiet() -> object:
+    kept = os.dup(2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def load() -> None:
+    """Import what ranks need."""
+    sys.setswitchinterval(0.005)
+    for name in NEEDED:
+        importlib.import_module(name)
+    with _quiet():  # type: ignore[attr-defined]
+        for name in OPTIONAL:
+            if importlib.util.find_spec(name.partition(".")[0]):
+                importlib.import_module(name)
+    import strategies
+
+    strategies.registry()
+
+
+load()

@@ -1,0 +1,1 @@
+"""One execution of a plan: what the ranks do, and how the parent follows, classifies and records it."""

@@ -1,0 +1,61 @@
+"""What a rank is told: everything it needs to run one plan, picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.plan import Plan
+from harness.workloads.base import Workload
+from strategies.base import Facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How long a trial runs."""
+
+    warmup_steps: int = 4
+    """Steps before the measured window; also the steps whose losses and gradient norms are compared."""
+    min_steps: int = 5
+    """Fewest steps of the measured window."""
+    max_steps: int = 1000
+    """Most steps of the measured window."""
+    seconds: float = 2.5
+    """Length the measured window aims at, in s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """When a rank counts as hanging, in s."""
+
+    start: float = 120.0
+    """From the launch to the end of the first step of every rank."""
+    step: float = 60.0
+    """Between any two signs of life after that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One trial as its ranks see it."""
+
+    workload: Workload
+    plan: Plan
+    facts: Facts
+    folder: Path
+    """Where each rank writes its events and output, and where they meet."""
+    threads: int
+    """CPU threads of each rank."""
+    measurement: Measurement = field(default_factory=Measurement)
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.plan.world_size
+
+    def events_of(self, rank: int) -> Path:
+        """The file a rank appends its events to."""
+        return self.folder / f"rank{rank}.events"
+
+    def output_of(self, rank: int) -> Path:
+        """Where a rank's standard output and error go."""
+        return self.folder / f"rank{rank}.output"

@@ -1,0 +1,66 @@
+"""Does a plan compute the same thing? Its first steps against one process in fp32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from strategies.base import Setting
+
+LOSS_TOLERANCE: dict[str, Mapping[Setting, float]] = {
+    "precision": {"fp32": 1e-4, "bf16_autocast": 5e-3, "bf16_params": 5e-3, "bf16": 1e-2, "fp16": 2e-3},
+    "quantization": {"none": 0.0, "int8": 1e-2, "float8": 2e-2, "adamw8bit": 5e-3, "adamwfp8": 5e-3, "adamw4bit": 2e-2},
+    "reduce_dtype": {"fp32": 0.0, "bf16": 5e-3},
+}
+"""Largest relative difference of a step's loss that passes, by knob and value; the loosest of a plan's counts."""
+
+GRADIENT_FACTOR = 10.0
+"""A gradient's norm may differ by this much more than a loss: it is no average over predictions."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss and gradient norm of consecutive steps from the first."""
+
+    loss: Sequence[float]
+    grad_norm: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparison found."""
+
+    passed: bool
+    max_rel_error: float
+    """Largest relative difference; those of gradient norms divided by `GRADIENT_FACTOR`."""
+    tolerance: float
+    reason: str | None
+    """Where it failed, in one sentence."""
+
+
+def tolerance(plan: Mapping[str, Setting]) -> float:
+    """The largest relative difference in loss that passes for a plan's number formats."""
+    return max(table[plan[knob]] for knob, table in LOSS_TOLERANCE.items() if plan.get(knob) in table)
+
+
+def compare(measured: Curve, reference: Curve, plan: Mapping[str, Setting], steps: int) -> Verdict:
+    """Compare the losses and gradient norms of the first `steps` steps of a trial with the reference's.
+
+    AdamW hides a wrong scale of the gradients from the losses, so the norms are what finds a missing average.
+    """
+    limit = tolerance(plan)
+    worst, reason = 0.0, None
+    for what, factor in (("loss", 1.0), ("grad_norm", GRADIENT_FACTOR)):
+        pairs = zip(getattr(measured, what)[:steps], getattr(reference, what)[:steps], strict=False)
+        for step, (ours, theirs) in enumerate(pairs):
+            error = abs(ours - theirs) / max(abs(theirs), 1e-12) / factor
+            error = error if math.isfinite(error) else math.inf
+            if error > limit and reason is None:
+                name = "loss" if what == "loss" else "gradient norm"
+                reason = (
+                    f"{name} of step {step} is {ours:.6g} where one process in fp32 has {theirs:.6g}; "
+                    f"{limit * factor:g} relative is allowed"
+                )
+            worst = max(worst, error)
+    return Verdict(reason is None, worst, limit, reason)

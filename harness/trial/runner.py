@@ -1,0 +1,200 @@
+"""Runs plans of one workload as trials and records them: the one place where a trial begins and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.errors import MeasurementError
+from harness.launchers.base import Launcher
+from harness.plan import Plan
+from harness.records import Outcome
+from harness.store import Store
+from harness.trial import numerics, outcome, summary
+from harness.trial.job import Deadlines, Job, Measurement
+from harness.trial.numerics import Curve
+from harness.trial.supervise import Trace, follow
+from harness.workloads.base import Workload
+from strategies.base import Facts
+
+
+@dataclass(frozen=True)
+class Result:
+    """A recorded trial."""
+
+    trial_id: str
+    row: dict[str, Any]
+    training_s: float = 0.0
+    """Wall time in training steps, in s."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        return Outcome(self.row["outcome"])
+
+
+@dataclass(kw_only=True)
+class Runner:
+    """Everything that is the same for all trials of a sweep."""
+
+    launcher: Launcher
+    store: Store
+    hardware_id: str
+    sweep: str
+    cores: int
+    """CPU cores to share among the ranks of a trial."""
+    measurement: Measurement = field(default_factory=Measurement)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    memory_limit: int | None = None
+    """Bytes one rank may hold on a CPU."""
+    on_step: Callable[[int], None] | None = None
+    references: dict[str, Curve] = field(default_factory=dict)
+    """Workload id -> fp32 curve of one process."""
+    steps_to_loss: dict[str, int] = field(default_factory=dict)
+    """Workload id -> steps its reference needs to the target loss, where one was asked for."""
+
+    def run(self, plan: Plan, workload: Workload, facts: Facts, study_trial: int | None = None) -> Result:
+        """Run a plan as fresh processes, classify what happened, record it."""
+        started_at, trial_id = datetime.now(UTC), new_trial_id()
+        with self._job(plan, workload, facts, self.measurement) as job:
+            try:
+                trace = self._follow(job)
+            except KeyboardInterrupt:
+                self._record(trial_id, started_at, plan, workload, study_trial, _interrupted())
+                raise
+            ending = outcome.ending_of(trace)
+            row = {
+                "outcome": ending.outcome,
+                "outcome_reason": ending.reason,
+                "failed_phase": ending.phase,
+                "failed_rank": ending.rank,
+                "failed_step": ending.step,
+                **summary.measured(trace),
+                **self._numerics(trace, plan, workload, ending.outcome),
+            }
+            row["time_to_loss_s"] = self._time_to_loss(row, workload)
+            steps = summary.step_rows(trial_id, trace)
+        whole = self._record(trial_id, started_at, plan, workload, study_trial, row, steps)
+        return Result(trial_id, whole, summary.training_seconds(trace))
+
+    def refuse(self, plan: Plan, workload: Workload, reason: str, study_trial: int | None = None) -> Result:
+        """Record a plan that is not launched because it cannot run."""
+        row = {"outcome": Outcome.INFEASIBLE, "outcome_reason": reason, "numerics": "skipped"}
+        trial_id = new_trial_id()
+        return Result(trial_id, self._record(trial_id, datetime.now(UTC), plan, workload, study_trial, row))
+
+    def reference(self, plan: Plan, workload: Workload, facts: Facts, steps: int) -> float:
+        """Make sure the workload's fp32 curve is known: from the store, or by running it in one process.
+
+        Args:
+            plan: one rank, everything at its default.
+            workload: what to train.
+            facts: those of a world of one rank.
+            steps: length of the curve.
+
+        Returns:
+            Seconds spent in training steps.
+
+        Raises:
+            MeasurementError: the reference does not run.
+        """
+        recorded = self.store.reference(workload.workload_id)
+        if recorded is not None and len(recorded) >= steps:
+            self.references[workload.workload_id] = Curve(list(recorded["loss"]), list(recorded["grad_norm"]))
+            return 0.0
+        measurement = Measurement(warmup_steps=2, min_steps=steps - 2, max_steps=steps - 2)
+        with self._job(plan, workload, facts, measurement) as job:
+            trace = follow(self.launcher, job, self.deadlines, on_step=self.on_step)
+        ending = outcome.ending_of(trace)
+        if ending.outcome is not Outcome.OK:
+            raise MeasurementError(
+                f"the fp32 reference of {workload.name} on one process ended with {ending.outcome}: {ending.reason}"
+            )
+        curve = summary.curve(trace)
+        self.references[workload.workload_id] = curve
+        times = [event["step_time_s"] for event in trace.readers[0].all("step")]
+        rows = [
+            {"step": step, "loss": loss, "grad_norm": norm, "step_time_s": seconds}
+            for step, (loss, norm, seconds) in enumerate(zip(curve.loss, curve.grad_norm, times, strict=True))
+        ]
+        self.store.write_reference(workload.workload_id, rows)
+        return summary.training_seconds(trace)
+
+    def _follow(self, job: Job) -> Trace:
+        return follow(
+            self.launcher, job, self.deadlines, memory_limit=self.memory_limit, on_step=self.on_step
+        )
+
+    @contextlib.contextmanager
+    def _job(self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement) -> Iterator[Job]:
+        folder = Path(tempfile.mkdtemp(prefix="harness-trial-"))
+        try:
+            yield Job(
+                workload=workload,
+                plan=plan,
+                facts=facts,
+                folder=folder,
+                threads=max(1, self.cores // plan.world_size),
+                measurement=measurement,
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # a rank that just died may still be letting go of its files
+
+    def _numerics(self, trace: Trace, plan: Plan, workload: Workload, ended: Outcome) -> dict[str, Any]:
+        reference = self.references.get(workload.workload_id)
+        measured = summary.curve(trace)
+        compared = trace.job.measurement.warmup_steps
+        if reference is None or len(measured.loss) < compared:
+            return {"numerics": "skipped"}
+        verdict = numerics.compare(measured, reference, plan, compared)
+        columns: dict[str, Any] = {
+            "numerics": "pass" if verdict.passed else "fail",
+            "numerics_max_rel_error": verdict.max_rel_error,
+            "numerics_tolerance": verdict.tolerance,
+        }
+        if not verdict.passed and ended is Outcome.OK:
+            columns |= {"outcome": Outcome.NUMERICS, "outcome_reason": verdict.reason}
+        return columns
+
+    def _time_to_loss(self, row: dict[str, Any], workload: Workload) -> float | None:
+        """Every plan that passes the numerics follows the reference, so the steps to a loss are the workload's."""
+        steps = self.steps_to_loss.get(workload.workload_id)
+        return steps * row["step_time_s"] if steps and row.get("step_time_s") else None
+
+    def _record(
+        self,
+        trial_id: str,
+        started_at: datetime,
+        plan: Plan,
+        workload: Workload,
+        study_trial: int | None,
+        values: dict[str, Any],
+        steps: list[dict[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        row = {
+            "trial_id": trial_id,
+            "study_trial": study_trial,
+            "started_at": started_at,
+            "torch_version": version("torch"),
+            **summary.plan_columns(plan, workload),
+            **values,
+        }
+        self.store.append(self.hardware_id, self.sweep, row, steps or ())
+        return row
+
+
+def _interrupted() -> dict[str, Any]:
+    return {"outcome": Outcome.INTERRUPTED, "outcome_reason": "the sweep was interrupted", "numerics": "skipped"}
+
+
+def new_trial_id() -> str:
+    """Sortable by time, unique across machines."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"

@@ -1,0 +1,206 @@
+"""The workloads by name. Another package adds one through the entry-point group `harness.workloads`.
+
+Names can be listed without importing torch: a family is imported when one of its workloads is created.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from harness.workloads.base import Workload
+
+ENTRY_POINTS = "harness.workloads"
+"""Entry-point group: the name that `--workload` takes -> a `Factory`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked of a workload."""
+
+    name: str
+    """The part of `--workload` before the colon."""
+    fields: Mapping[str, str]
+    """The part after it: field -> value as written."""
+    data: Path | None
+    """File or folder to train on; None for the family's own data."""
+    field: str
+    """Field or column of `data` that holds the text."""
+    tokenizer: Path | None
+    """A JSON file of the package `tokenizers`; None for the family's own tokens."""
+    cache: Path
+    """Folder for prepared data; a factory writes nothing to it."""
+    global_batch_size: int | None
+    """Samples of one optimizer step; None for the family's default."""
+    seq_len: int | None
+    """Tokens of one sample; None for the family's default."""
+    seed: int
+    """Seed of the initial weights and of the order of the data."""
+
+    def parsed(self, **types: type[int] | type[bool]) -> dict[str, Any]:
+        """The given fields as values of these types; integers are at least 1.
+
+        Raises:
+            UnknownNameError: a field is none of these.
+            InputError: a value is not of its field's type.
+        """
+        for name in self.fields:
+            if name not in types:
+                raise UnknownNameError(f"field of workload {self.name}", name, types)
+        return {name: _value(name, text, types[name]) for name, text in self.fields.items()}
+
+    def refuse(self, *options: str) -> None:
+        """Raise InputError if one of these options, which mean nothing to the family, was given."""
+        for option in options:
+            if getattr(self, option) is not None:
+                raise InputError(f"{self.name} takes no {option}, but got {getattr(self, option)}; leave it out")
+
+
+Factory = Callable[[Request], "Workload"]
+"""Makes a workload and checks all of its input, without writing anything."""
+
+
+def create(
+    text: str,
+    *,
+    cache: Path,
+    data: Path | str | None = None,
+    field: str = "text",
+    tokenizer: Path | str | None = None,
+    global_batch_size: int | None = None,
+    seq_len: int | None = None,
+    seed: int = 0,
+) -> Workload:
+    """The workload written as `text`: a name, or a name with fields such as "gpt:blocks=6,width=384,heads=6,tied=true".
+
+    All input is checked and nothing is written. The other arguments are those of `Request`.
+
+    Raises:
+        UnknownNameError: no such workload or field; the valid ones are listed.
+        InputError: a field, an option or the data cannot be used.
+    """
+    name, colon, rest = text.partition(":")
+    factory = _factory(name)
+    for option, value in (("global batch", global_batch_size), ("sequence length", seq_len)):
+        if value is not None and value < 1:
+            raise InputError(f"the {option} must be at least 1, but got {value}")
+    return factory(
+        Request(
+            name=name,
+            fields=_fields(rest) if colon else {},
+            data=None if data is None else Path(data),
+            field=field,
+            tokenizer=None if tokenizer is None else Path(tokenizer),
+            cache=Path(cache),
+            global_batch_size=global_batch_size,
+            seq_len=seq_len,
+            seed=seed,
+        )
+    )
+
+
+def names() -> list[str]:
+    """Every name that `create` takes, sorted."""
+    return sorted({*FAMILIES, *_added()})
+
+
+def _gpt(request: Request) -> Workload:
+    from harness.workloads.data import load
+    from harness.workloads.gpt import SIZES, Gpt
+
+    size = request.name.partition("-")[2] or "nano"
+    given = request.parsed(blocks=int, width=int, heads=int, seq=int, tied=bool)
+    values = {**SIZES[size], **given}
+    if request.seq_len is not None:
+        values["seq"] = request.seq_len
+    if request.global_batch_size is not None:
+        values["global_batch_size"] = request.global_batch_size
+    data = load(
+        request.data,
+        cache=request.cache,
+        seq_len=values["seq"],
+        tokenizer=request.tokenizer,
+        field=request.field,
+    )
+    return Gpt(name=_full_name(f"gpt-{size}", given), seed=request.seed, data=data, **values)
+
+
+def _cnn(request: Request) -> Workload:
+    from harness.workloads.cnn import Cnn, load_digits
+    from strategies.optimizer import OptimizerConfig
+
+    request.refuse("data", "tokenizer", "seq_len")
+    given = request.parsed(channels=int)
+    return Cnn(
+        name=_full_name("cnn", given),
+        seed=request.seed,
+        optimizer=OptimizerConfig(lr=3e-3),  # three times the default: 98 % instead of 95 % right after 40 steps
+        global_batch_size=request.global_batch_size or 64,
+        digits=load_digits(),
+        **given,
+    )
+
+
+FAMILIES: dict[str, Factory] = {
+    "gpt": _gpt,  # short for gpt-nano, to be given fields
+    "gpt-nano": _gpt,
+    "gpt-mini": _gpt,
+    "gpt-124m": _gpt,
+    "gpt-350m": _gpt,
+    "gpt-1.3b": _gpt,
+    "cnn": _cnn,
+}
+"""The workloads of this package."""
+
+
+def _full_name(name: str, given: Mapping[str, Any]) -> str:
+    # Made of what a file or folder name may hold on every system: neither ":" nor "=".
+    return "-".join([name, *(f"{field}{str(value).lower()}" for field, value in sorted(given.items()))])
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _factory(name: str) -> Factory:
+    if name in FAMILIES:
+        return FAMILIES[name]
+    point = _added().get(name)
+    if point is None:
+        raise UnknownNameError("workload", name, names())
+    try:
+        factory: Factory = point.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"the workload {name} cannot be loaded from {point.value} ({error}); mend its package"
+        ) from None
+    return factory
+
+
+def _fields(text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for pair in text.split(","):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise InputError(f"a field of a workload is written NAME=VALUE, but got {pair!r}")
+        if name in fields:
+            raise InputError(f"a field of a workload is given once, but got {name}={fields[name]} and {name}={value}")
+        fields[name] = value
+    return fields
+
+
+def _value(name: str, text: str, type_: type[int] | type[bool]) -> int | bool:
+    if type_ is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{name} must be true or false, but got {text!r}")
+        return text.lower() == "true"
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise InputError(f"{name} must be an integer from 1 to 999999999, but got {text!r}")
+    return int(text)

@@ -60,13 +60,14 @@ def _run(target: Callable[[Any, int], None] | None, job: Job, rank: int) -> None
 
 @contextlib.contextmanager
 def _environment() -> Any:
-    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
-    os.environ.update(added)
+    before = dict(os.environ)
+    # The server must find what this process finds, wherever it was started from.
+    os.environ.update({**ENVIRONMENT, **before, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)})
     try:
         yield
     finally:
-        for name in added:
-            del os.environ[name]
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class LocalRanks(Ranks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from harness import __version__, records, statistics
@@ -105,7 +106,7 @@ def _phases(trace: Trace) -> dict[str, Any]:
     edges = [trace.started, *begins.values(), trace.ended]
     names = ("launch_s", "setup_s", "warmup_s", "measure_s", "teardown_s")
     found = {}
-    for name, begin, end in zip(names, edges, edges[1:], strict=True):
+    for name, (begin, end) in zip(names, itertools.pairwise(edges), strict=True):
         if begin is not None and end is not None:
             found[name] = end - begin
     return found

@@ -57,7 +57,7 @@ def load_digits() -> Digits:
         from sklearn import datasets
     except ImportError:
         raise InputError(
-            "the workload cnn needs the package scikit-learn: pip install 'distributed-harness[sklearn]'"
+            "the workload cnn needs the package scikit-learn: pip install 'distributed-harness[cnn]'"
         ) from None
     images, labels = datasets.load_digits(return_X_y=True)
     return Digits(pixels=images.astype(np.uint8).tobytes(), labels=labels.astype(np.uint8).tobytes())

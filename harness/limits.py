@@ -1,0 +1,52 @@
+"""Is there any plan that a memory limit leaves room for? The least that training state can take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.config import SweepConfig
+from harness.errors import InputError
+from strategies.base import Facts, Strategy
+
+STATE_BYTES = {"fp32": (4, 4, 8), "bf16_autocast": (4, 4, 8), "fp16": (4, 4, 8), "bf16_params": (2, 2, 12), "bf16": (2, 2, 4)}
+"""Precision -> bytes per parameter of weights, gradients, and optimizer state with master weights
+(Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1)."""
+
+QUANTIZED_MOMENTS = 2
+"""Bytes per parameter of two 4-bit moments and their scales, rounded up: the least a quantised optimizer holds."""
+
+
+def smallest_state_bytes(strategies: Sequence[Strategy], precisions: Sequence[str], facts: Facts) -> int:
+    """Bytes of parameters, gradients and optimizer state on each rank under the leanest plan in play."""
+    names, world = {strategy.name for strategy in strategies}, facts.world_size
+    least = min(_per_parameter(STATE_BYTES[p], names, world) for p in precisions)
+    return int(least * facts.model.parameters)
+
+
+def _per_parameter(state: tuple[int, int, int], names: set[str], world: int) -> float:
+    weights, gradients, optimizer = state
+    if "quantization" in names:
+        optimizer = min(optimizer, optimizer - 8 + QUANTIZED_MOMENTS if optimizer >= 8 else optimizer)
+    if names & {"zero3", "tensor_parallel", "pipeline_parallel"}:
+        return (weights + gradients + optimizer) / world
+    if "zero2" in names:
+        return weights + (gradients + optimizer) / world
+    if "zero1" in names:
+        return weights + gradients + optimizer / world
+    return weights + gradients + optimizer
+
+
+def check_memory_limit(config: SweepConfig, strategies: Sequence[Strategy], facts: Facts) -> None:
+    """Raises InputError if the training state alone exceeds the limit whatever the plan."""
+    limit = config.memory_limit_bytes
+    if limit is None:
+        return
+    in_play = any(strategy.name == "precision" for strategy in strategies)
+    precisions = config.precision or (tuple(STATE_BYTES) if in_play else ("fp32",))
+    least = smallest_state_bytes(strategies, [p for p in precisions if p in STATE_BYTES], facts)
+    if least > limit:
+        raise InputError(
+            f"a memory limit of {config.memory_limit} a rank is below the {least / 2**20:.1f} MiB that parameters, "
+            f"gradients and optimizer state of {facts.workload} take on each of {facts.world_size} ranks at the least; "
+            "raise the limit, use more ranks or a smaller model"
+        )

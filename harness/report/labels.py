@@ -1,0 +1,108 @@
+"""Names of trials for people, such as "zero2 dp2 · mb 4 · bf16_autocast · bucket 8 MB"."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+"""One trial: column name -> value, None where the store has none."""
+
+_ALWAYS_COMPARED = {
+    "micro_batch_size": "mb {}",
+    "precision": "{}",
+    "activation_checkpoint": "checkpoint {}",
+    "quantization": "{}",
+    "compile": "compile {}",
+}
+"""Knobs of every plan: shown as soon as they differ anywhere in the sweep."""
+_IN_HEAD = ("data_parallel", "dp", "tp", "pp")
+_NEUTRAL = (None, False, "none", "off")
+
+
+def kind(row: Row) -> str:
+    """The technique that gives a trial its colour: how its data, or else its model, is divided over ranks."""
+    if row["data_parallel"] != "none":
+        return str(row["data_parallel"])
+    if (row["tp"] or 1) > 1:
+        return "tensor_parallel"
+    return "pipeline_parallel" if (row["pp"] or 1) > 1 else "one process"
+
+
+def settings(row: Row) -> dict[str, Any]:
+    """The plan's settings; those of the columns if the recorded JSON cannot be read."""
+    try:
+        read = json.loads(row["knobs"] or "")
+    except ValueError:
+        read = None
+    return read if isinstance(read, dict) else {name: row.get(name) for name in (*_IN_HEAD, *_ALWAYS_COMPARED)}
+
+
+def labels(rows: Sequence[Row]) -> dict[str, str]:
+    """trial_id -> the shortest name that tells a trial from the others of `rows`.
+
+    It starts with strategy and degrees; then come the knobs that differ in the sweep, and those that differ only
+    between trials of this strategy. A second trial of the same plan ends with "(2)".
+    """
+    plans = {row["trial_id"]: settings(row) for row in rows}
+    heads = {row["trial_id"]: _head(row, rows) for row in rows}
+    families: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for trial, head in heads.items():
+        families[head].append(plans[trial])
+    differ = {name for name in _varying(list(plans.values())) if name in _ALWAYS_COMPARED}
+    within = {head: [n for n in _varying(members) if n not in _ALWAYS_COMPARED] for head, members in families.items()}
+    names = {
+        t: _label(heads[t], plans[t], [n for n in _ALWAYS_COMPARED if n in differ] + within[heads[t]]) for t in plans
+    }
+    return _numbered(names)
+
+
+def _head(row: Row, rows: Sequence[Row]) -> str:
+    degrees = [f"{axis}{row[axis]}" for axis in ("dp", "tp", "pp") if (row[axis] or 1) > 1]
+    name = [str(row["data_parallel"])] if row["data_parallel"] != "none" else []
+    head = " ".join(name + degrees) or "one process"
+    first = rows[0]["global_batch_size"]
+    several = any(other["global_batch_size"] != first for other in rows)
+    return f"{head} · batch {row['global_batch_size']}" if several else head
+
+
+def _varying(plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Knobs that do not have one value in all `plans`; a knob that some plans lack is one of them."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    for plan in plans:
+        for name, value in plan.items():
+            seen[name].add(repr(value))
+    number = Counter(name for plan in plans for name in plan)
+    return [n for n in seen if n not in _IN_HEAD and (len(seen[n]) > 1 or number[n] < len(plans))]
+
+
+def _label(head: str, plan: Mapping[str, Any], names: Sequence[str]) -> str:
+    return " · ".join([head, *filter(None, (_setting(name, plan.get(name)) for name in names))])
+
+
+def _setting(name: str, value: Any) -> str:
+    if name in _ALWAYS_COMPARED:
+        return "" if value in _NEUTRAL else _ALWAYS_COMPARED[name].format(_plain(value)).removesuffix(" True")
+    words = name.replace("_", " ")
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    if name.endswith("_mb"):
+        return f"{words.removesuffix(' mb')} {_plain(value)} MB"
+    return f"{words} {_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _numbered(names: Mapping[str, str]) -> dict[str, str]:
+    seen: Counter[str] = Counter()
+    unique = {}
+    for trial, name in names.items():
+        seen[name] += 1
+        unique[trial] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+    return unique

@@ -1,0 +1,131 @@
+"""Every trial in one table, best first, those that are not ok at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.records import Outcome
+from harness.report import format as fmt
+from harness.report.figures import palette
+from harness.report.labels import Row, kind
+from harness.report.panels.base import Fragment
+from harness.report.view import SweepView
+
+
+@dataclass(frozen=True)
+class Column:
+    """One numeric column."""
+
+    name: str
+    unit: str
+    value: Callable[[Row], float | None]
+    """In the unit of the column."""
+    show: Callable[[float | None], str]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and the number by which the column is sorted."""
+
+    text: str
+    key: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One trial."""
+
+    trial_id: str
+    place: int | None
+    tied: bool
+    label: str
+    colour: str
+    problem: str
+    """The outcome if it is not ok, or that the memory limit is broken; else empty."""
+    cells: tuple[Cell, ...]
+    interval: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The table: columns and lines in the same order."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    reading: str
+
+
+def data(view: SweepView) -> Ranking:
+    """The ranked table; a column that has no value in any trial is left out."""
+    columns = tuple(c for c in _columns(view) if any(c.value(row) is not None for row in view.rows))
+    ties = {row["trial_id"] for row in view.ties}
+    colours = palette(view.kinds)
+    lines = tuple(_line(view, row, columns, ties, colours) for row in (*view.ranked, *view.failed))
+    return Ranking(columns, lines, _reading(view))
+
+
+def draw(ranking: Ranking) -> Fragment:
+    """The table as HTML; its headers sort it."""
+    return Fragment(template="ranking.html", reading=ranking.reading, context={"ranking": ranking})
+
+
+def _line(view: SweepView, row: Row, columns: tuple[Column, ...], ties: set[str], colours: dict[str, str]) -> Line:
+    cells = tuple(Cell(column.show(value), value) for column in columns for value in (column.value(row),))
+    _, low, high = view.interval(row)
+    return Line(
+        trial_id=row["trial_id"],
+        place=view.places.get(row["trial_id"]),
+        tied=row["trial_id"] in ties,
+        label=view.label(row),
+        colour=colours[kind(row)],
+        problem=_problem(view, row),
+        cells=cells,
+        interval=fmt.span(low, high) if row["tokens_per_s_low"] is not None else "",
+    )
+
+
+def _problem(view: SweepView, row: Row) -> str:
+    if row["outcome"] != Outcome.OK:
+        return str(row["outcome"])
+    return "over the limit" if view.over_limit(row) else ""
+
+
+def _reading(view: SweepView) -> str:
+    if not view.ranked:
+        return f"No trial of {len(view.rows):,} is ok."
+    order = {"memory": "least peak memory", "time-to-loss": "shortest time to the target loss"}
+    best = order.get(view.objective, "most throughput")
+    tied = f" ≈ marks the {fmt.count(len(view.ties), 'trial')} tied with the winner." if view.ties else ""
+    return f"{fmt.count(len(view.ranked), 'ok trial')} of {len(view.rows):,}, {best} first.{tied}"
+
+
+def _columns(view: SweepView) -> tuple[Column, ...]:
+    mib, best = 1024.0**2, (view.winner or {}).get("tokens_per_s")
+
+    def get(name: str, scale: float = 1.0) -> Callable[[Row], float | None]:
+        return lambda row: None if row[name] is None else row[name] / scale
+
+    def against_winner(row: Row) -> float | None:
+        return None if not best or row["tokens_per_s"] is None else row["tokens_per_s"] / best - 1
+
+    number = fmt.significant
+    return (
+        Column("throughput", view.unit, get("tokens_per_s"), fmt.rate, "median, with its 95 % interval"),
+        Column("to winner", "", against_winner, lambda v: fmt.signed_percent(v, 1), "difference of throughput"),
+        Column("time to loss", "s", get("time_to_loss_s"), number, "time to the target loss"),
+        Column("step time", "ms", get("step_time_s", 1e-3), number, "median over steps of the slowest rank"),
+        Column("peak memory", "MiB", get("peak_memory_bytes", mib), number, "of the worst rank"),
+        Column("sent", "MiB/step", get("comm_bytes_per_step", mib), number, "bytes that the busiest rank sends"),
+        Column("MFU", "%", get("mfu", 0.01), number, "model FLOPs utilisation"),
+        Column("accuracy", "%", get("accuracy_last", 0.01), number, "on the last step's batch"),
+        Column("numerics", "", get("numerics_max_rel_error"), fmt.relative_error, "largest difference to fp32"),
+        Column("energy", "J", get("energy_j"), number, "of the measured window"),
+        Column("set-up", "s", _setup, number, "launch and set-up, before the first step"),
+    )
+
+
+def _setup(row: Row) -> float | None:
+    parts = [row["launch_s"], row["setup_s"]]
+    return None if None in parts else sum(parts)

@@ -1,0 +1,176 @@
+"""The answer first: what to run, how sure that is, and the command."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from harness.report import format as fmt
+from harness.report.labels import Row, settings
+from harness.report.panels.base import Fragment
+from harness.report.panels.pareto import front
+from harness.report.view import SweepView
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number of the verdict."""
+
+    name: str
+    value: str
+    detail: str
+    state: str = ""
+    """"good" or "bad" where the number passes or breaks a rule."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The winner, or why there is none."""
+
+    headline: str
+    """The winner's name, or that no plan succeeded."""
+    trial_id: str | None
+    value: str
+    """The objective of the winner, with its unit."""
+    interval: str
+    facts: tuple[Fact, ...]
+    sentences: tuple[str, ...]
+    command: str
+    """Repeats the winner's plan; empty if the sweep did not record one."""
+    plan: str
+    """Every setting of the winner, as JSON."""
+
+
+def data(view: SweepView) -> Verdict:
+    """The verdict of a sweep, with or without a winner."""
+    winner = view.winner
+    if winner is None:
+        return Verdict("No plan succeeded", None, "", "", (), _why_none(view), "", "")
+    value, interval = _objective(view, winner)
+    return Verdict(
+        headline=view.label(winner),
+        trial_id=winner["trial_id"],
+        value=value,
+        interval=interval,
+        facts=tuple(fact for fact in _facts(view, winner) if fact),
+        sentences=tuple(filter(None, (_ties(view), _front(view), _limit(view, winner), _workloads(view)))),
+        command=str((view.info.get("repeat") or {}).get(winner["trial_id"], "")),
+        plan=json.dumps(settings(winner), sort_keys=True),
+    )
+
+
+def draw(verdict: Verdict) -> Fragment:
+    """The verdict as a card."""
+    return Fragment(template="verdict.html", context={"verdict": verdict})
+
+
+def _objective(view: SweepView, winner: Row) -> tuple[str, str]:
+    middle, low, high = view.interval(winner)
+    throughput = f"{fmt.rate(middle)} {view.unit}"
+    interval = f"95 % interval {fmt.span(low, high)}" if winner["tokens_per_s_low"] is not None else ""
+    if view.objective == "memory":
+        return f"{fmt.size(winner['peak_memory_bytes'])} at the peak", f"at {throughput}"
+    if view.objective == "time-to-loss" and winner["time_to_loss_s"] is not None:
+        return f"{fmt.duration(winner['time_to_loss_s'])} to the target loss", f"at {throughput}, {interval}"
+    return throughput, interval
+
+
+def _facts(view: SweepView, winner: Row) -> tuple[Fact | None, ...]:
+    return (
+        Fact("step time", fmt.duration(winner["step_time_s"]), "median over the steps of the slowest rank"),
+        _memory(view, winner),
+        _against_ddp(view, winner),
+        _against_one_process(view, winner),
+        _numerics(winner),
+    )
+
+
+def _memory(view: SweepView, winner: Row) -> Fact:
+    peak, limit = winner["peak_memory_bytes"], view.memory_limit
+    if limit is None or peak is None:
+        return Fact("peak memory", fmt.size(peak), "of the worst rank; no limit was set")
+    detail = f"{fmt.percent(peak / limit)} of the limit of {fmt.size(limit)}"
+    return Fact("peak memory", fmt.size(peak), detail, "bad" if view.over_limit(winner) else "good")
+
+
+def _against_ddp(view: SweepView, winner: Row) -> Fact | None:
+    baseline = view.best("ddp", winner["workload_id"])
+    if baseline is None:
+        return None
+    if baseline["trial_id"] == winner["trial_id"]:
+        return Fact("against ddp", fmt.times(1), "the winner is itself a ddp plan")
+    (middle, low, high), (base, base_low, base_high) = view.interval(winner), view.interval(baseline)
+    if not (middle and low and high and base and base_low and base_high):
+        return None
+    ends = f"{fmt.times(low / base_high)} to {fmt.times(high / base_low)}"
+    return Fact("against ddp", fmt.times(middle / base), f"its best trial; by the intervals {ends}")
+
+
+def _against_one_process(view: SweepView, winner: Row) -> Fact | None:
+    single, ours = view.reference_rate(winner), winner["tokens_per_s"]
+    if not single or ours is None:
+        return None
+    ranks = fmt.count(winner["world_size"], "rank")
+    return Fact("against one process", fmt.times(ours / single), f"in fp32, with every core or one device; now {ranks}")
+
+
+def _numerics(winner: Row) -> Fact:
+    if winner["numerics"] == "skipped":
+        return Fact("numerics", "skipped", "not compared with the fp32 reference")
+    error, allowed = winner["numerics_max_rel_error"], winner["numerics_tolerance"]
+    detail = f"largest relative difference {fmt.relative_error(error)}, tolerance {fmt.relative_error(allowed)}"
+    return Fact("numerics", winner["numerics"], detail, "good" if winner["numerics"] == "pass" else "bad")
+
+
+def _ties(view: SweepView) -> str:
+    if len(view.ranked) == 1:
+        return "It is the only trial that succeeded, so nothing was compared."
+    if not view.ties:
+        if view.objective == "memory":
+            return f"No other of the {len(view.ranked):,} ok trials needs as little."
+        second = view.label(view.ranked[1])
+        return f"No 95 % interval of another ok trial reaches its own; the next best is {second}."
+    names = fmt.listed([view.label(row) for row in view.ties])
+    why = "which needs as much" if view.objective == "memory" else "whose 95 % interval overlaps its own"
+    return f"Tied with {fmt.count(len(view.ties), 'trial')} {why}: {names}.{_leanest(view)}"
+
+
+def _leanest(view: SweepView) -> str:
+    """Which of the tied trials needs the least memory, where that decides between them."""
+    tied = [row for row in (view.ranked[0], *view.ties) if row["peak_memory_bytes"] is not None]
+    lean = min(tied, key=lambda row: row["peak_memory_bytes"], default=None)
+    if lean is None or view.objective == "memory":
+        return ""
+    which = "it" if lean is view.winner else view.label(lean)
+    return f" Of these, {which} needs the least memory, {fmt.size(lean['peak_memory_bytes'])}."
+
+
+def _front(view: SweepView) -> str:
+    ends = front(view) if view.objective == "pareto" else ()
+    if len(ends) < 2:
+        return ""
+    lean = ends[0]
+    return (
+        f"{fmt.count(len(ends), 'plan')} are on the Pareto front; the fastest is shown here, the leanest is "
+        f"{view.label(lean)} with {fmt.size(lean['peak_memory_bytes'])}."
+    )
+
+
+def _limit(view: SweepView, winner: Row) -> str:
+    return (
+        "Every ok trial used more memory than the limit; the best of them is shown." if view.over_limit(winner) else ""
+    )
+
+
+def _workloads(view: SweepView) -> str:
+    if not view.several_workloads or view.objective == "time-to-loss":
+        return ""
+    return "The sweep has several workloads (global batches): speeds of different workloads are not equal work."
+
+
+def _why_none(view: SweepView) -> tuple[str, ...]:
+    ends = fmt.listed([f"{number:,} {outcome}" for outcome, number in view.outcomes.items()])
+    reasons = Counter(str(row["outcome_reason"]) for row in view.failed if row["outcome_reason"])
+    often = [f"{'The reason' if len(reasons) == 1 else 'Most often'}: {reason}" for reason, _ in reasons.most_common(1)]
+    return (f"{fmt.count(len(view.rows), 'trial')} ended as: {ends}.", *often, "Every reason is listed under Failures.")

@@ -1,0 +1,219 @@
+"""SweepView: one sweep as the panels see it, read from the store once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import InputError, UnknownNameError
+from harness.records import TRIALS, Outcome
+from harness.report.labels import Row, kind, labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.store import Store
+
+_INTEGERS = {column.name for column in TRIALS if column.type == "int64"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SweepView:
+    """The trials of one sweep on one hardware, ranked by the sweep's objective."""
+
+    sweep: str
+    hardware_id: str
+    trials: pd.DataFrame
+    """Rows of `records.TRIALS`, oldest first."""
+    steps: pd.DataFrame
+    """Rows of `records.STEPS`."""
+    references: Mapping[str, pd.DataFrame]
+    """workload_id -> rows of `records.REFERENCES`; workloads without a recorded curve are absent."""
+    info: Mapping[str, Any]
+    """How the sweep was called and where it ran, as the sweep wrote it; every key is optional."""
+    problems: tuple[str, ...] = ()
+    """One sentence for each file that could not be read."""
+
+    @classmethod
+    def read(cls, store: Store, hardware_id: str, sweep: str) -> SweepView:
+        """Everything the store has of one sweep.
+
+        Raises:
+            InputError: the store has no trial of this sweep on this hardware.
+        """
+        trials = store.trials(sweep, hardware_id)
+        if trials.empty:
+            raise _no_trials(store, hardware_id, sweep)
+        curves = {workload: store.reference(workload) for workload in sorted(set(trials["workload_id"]))}
+        return cls(
+            sweep=sweep,
+            hardware_id=hardware_id,
+            trials=trials,
+            steps=store.steps(sweep, hardware_id),
+            references={workload: curve for workload, curve in curves.items() if curve is not None},
+            info=store.sweep_info(hardware_id, sweep),
+            problems=tuple(store.problems),
+        )
+
+    # -- rows
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """Every trial as a mapping with None for what is missing, oldest first."""
+        records = self.trials.to_dict("records")
+        return tuple({name: _value(name, value) for name, value in record.items()} for record in records)
+
+    @cached_property
+    def ranked(self) -> tuple[Row, ...]:
+        """The ok trials, best first; those above the memory limit after all that respect it."""
+        ok = [row for row in self.rows if row["outcome"] == Outcome.OK]
+        return tuple(sorted(ok, key=lambda row: (self.over_limit(row), _descending(self._score(row)[0]))))
+
+    @cached_property
+    def failed(self) -> tuple[Row, ...]:
+        """The trials that are not ok, oldest first."""
+        return tuple(row for row in self.rows if row["outcome"] != Outcome.OK)
+
+    @cached_property
+    def winner(self) -> Row | None:
+        """The best ok trial, None if no trial is ok."""
+        return self.ranked[0] if self.ranked else None
+
+    @cached_property
+    def ties(self) -> tuple[Row, ...]:
+        """The ok trials whose 95 % interval of the objective overlaps the winner's, best first.
+
+        Memory has no interval: under that objective a tie is an equal peak. Trials above the memory limit, or of
+        another workload where the objective does not compare workloads, never tie.
+        """
+        return tuple(row for row in self.ranked[1:] if self._ties(row, self.ranked[0]))
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """trial_id -> place in the ranking, from 1; failed trials are absent."""
+        return {row["trial_id"]: place for place, row in enumerate(self.ranked, start=1)}
+
+    @cached_property
+    def outcomes(self) -> dict[str, int]:
+        """Number of trials by outcome, the most frequent first."""
+        return dict(Counter(str(row["outcome"]) for row in self.rows).most_common())
+
+    # -- what the sweep asked for
+
+    @cached_property
+    def objective(self) -> str:
+        """throughput, memory, pareto or time-to-loss."""
+        return str(self.info.get("objective") or "throughput")
+
+    @cached_property
+    def memory_limit(self) -> float | None:
+        """Bytes that the worst rank may use, None if there is no limit."""
+        limit = self.info.get("memory_limit_bytes")
+        return float(limit) if limit else None
+
+    @cached_property
+    def unit(self) -> str:
+        """Unit of throughput: samples where a sample is not a sequence."""
+        return "samples/s" if all(row["seq_len"] == 1 for row in self.rows) else "tokens/s"
+
+    @cached_property
+    def several_workloads(self) -> bool:
+        """Whether the sweep compares workloads, such as several global batches."""
+        return len({row["workload_id"] for row in self.rows}) > 1
+
+    def over_limit(self, row: Row) -> bool:
+        """Whether a trial used more memory than the sweep allows."""
+        return self.memory_limit is not None and (row["peak_memory_bytes"] or 0) > self.memory_limit
+
+    # -- names and comparisons
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """trial_id -> name for people, unique in the sweep."""
+        return labels(self.rows)
+
+    def label(self, row: Row) -> str:
+        """Name of a trial for people."""
+        return self.labels[row["trial_id"]]
+
+    def numbered(self, row: Row) -> str:
+        """Name of an ok trial with its place in the ranking, such as "#3 zero2 dp2 · mb 4"."""
+        return f"#{self.places[row['trial_id']]} {self.label(row)}"
+
+    def short(self, row: Row) -> str:
+        """Name of an ok trial where space is short: its place in the ranking and its kind, such as "#3 zero2"."""
+        return f"#{self.places[row['trial_id']]} {kind(row)}"
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The ways of dividing the training over ranks that were tried, sorted."""
+        return tuple(sorted({kind(row) for row in self.rows}))
+
+    def best(self, data_parallel: str, workload_id: str) -> Row | None:
+        """The fastest ok trial of a data-parallel strategy on a workload."""
+        fits = [r for r in self.ranked if r["data_parallel"] == data_parallel and r["workload_id"] == workload_id]
+        return max(fits, key=lambda row: row["tokens_per_s"] or 0.0, default=None)
+
+    def reference_rate(self, row: Row) -> float | None:
+        """Tokens per second of the workload's single-process fp32 reference (median step), None if not recorded."""
+        curve = self.references.get(row["workload_id"])
+        if curve is None or curve.empty:
+            return None
+        return float(row["global_batch_size"] * row["seq_len"] / curve["step_time_s"].median())
+
+    def interval(self, row: Row) -> tuple[float | None, float | None, float | None]:
+        """(tokens per second, lower and upper end of its 95 % interval); a missing end is the value itself."""
+        middle = row["tokens_per_s"]
+        low, high = row["tokens_per_s_low"], row["tokens_per_s_high"]
+        return middle, middle if low is None else low, middle if high is None else high
+
+    def _score(self, row: Row) -> tuple[float | None, float | None, float | None]:
+        """The objective so that more is better, with its interval."""
+        middle, low, high = self.interval(row)
+        if self.objective == "memory":
+            peak = row["peak_memory_bytes"]
+            return (None, None, None) if peak is None else (-peak, -peak, -peak)
+        if self.objective != "time-to-loss" or middle is None:
+            return middle, low, high
+        time = row["time_to_loss_s"]
+        # A time to loss is a number of steps x step time, so its interval is that of the throughput, inverted.
+        return (None, None, None) if time is None else (-time, -time * middle / low, -time * middle / high)
+
+    def _ties(self, row: Row, winner: Row) -> bool:
+        if self.over_limit(row) and not self.over_limit(winner):
+            return False
+        if row["workload_id"] != winner["workload_id"] and self.objective != "time-to-loss":
+            return False
+        (_, low, high), (_, winner_low, winner_high) = self._score(row), self._score(winner)
+        if low is None or high is None or winner_low is None or winner_high is None:
+            return False
+        return high >= winner_low and low <= winner_high
+
+
+def _no_trials(store: Store, hardware_id: str, sweep: str) -> InputError:
+    if store.sweep_info(hardware_id, sweep):
+        return InputError(f"sweep {sweep!r} has no recorded trial yet: resume it, then ask for its report")
+    known = store.sweeps()
+    if not known:
+        return InputError(f"{store.root} has no sweep to report: run one first")
+    here = [name for hardware, name in known if hardware == hardware_id]
+    if here and sweep not in here:
+        return UnknownNameError("sweep", sweep, here)
+    places = sorted({hardware for hardware, name in known if name == sweep})
+    if places:
+        return InputError(f"sweep {sweep!r} was recorded on {', '.join(places)}, but not on {hardware_id!r}: name one")
+    return UnknownNameError("hardware", hardware_id, {hardware for hardware, _ in known})
+
+
+def _descending(score: float | None) -> tuple[bool, float]:
+    return score is None, -(score or 0.0)
+
+
+def _value(name: str, value: Any) -> Any:
+    """A cell as plain Python: None if missing, int where pandas made a float of an integer beside missing ones."""
+    if value is None or value != value:
+        return None
+    return int(value) if name in _INTEGERS else value

@@ -1,0 +1,73 @@
+"""Showcases: plans that show each strategy in play once, so that a search knows all of them before it narrows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from harness.plan import Plan, complete
+from harness.search.choosers import contains
+from harness.search.layout import Layout
+from strategies.base import Knob, Setting
+
+if TYPE_CHECKING:
+    from harness.search.space import Space
+
+
+def plans(space: Space) -> list[Plan]:
+    """A full plan for each showcase of each strategy in play, in their order, each once.
+
+    Plans that cannot run are included, so that the reason is recorded. A showcase that contradicts what the user
+    asked for (a fixed knob, values left out) is not.
+    """
+    filled = (_fill(space, settings) for strategy in space.strategies for settings in strategy.showcases(space.facts))
+    return list(dict.fromkeys(plan for plan in filled if plan is not None))
+
+
+def _fill(space: Space, wanted: Mapping[str, Setting]) -> Plan | None:
+    """The plan with the wanted settings and sensible others; None if the user's own settings leave no room for it."""
+    wanted_knobs = {name: value for name, value in wanted.items() if name not in Layout._fields}
+    if any(name in space.restricted and value not in space.restricted[name] for name, value in wanted_knobs.items()):
+        return None
+    layout = _layout(space, wanted)
+    settings: dict[str, Setting] = dict(layout._asdict())
+    settings["data_parallel"] = wanted.get("data_parallel", _data_parallel(space, layout))
+    settings["micro_batch_size"] = wanted.get("micro_batch_size", _micro_batch_size(space, layout))
+    for knob in space.knobs:
+        if knob.name not in settings and knob.applies(settings):
+            settings[knob.name] = wanted.get(knob.name, _usual(space, knob))
+    plan = complete(settings, space.knobs)
+    return plan if all(plan.get(name) == value for name, value in wanted_knobs.items()) else None
+
+
+def _layout(space: Space, wanted: Mapping[str, Setting]) -> Layout:
+    """The available layout nearest to the wanted degrees; one that cannot be had comes back as it was wanted."""
+    tp, pp = int(wanted.get("tp", 1)), int(wanted.get("pp", 1))
+    dp = int(wanted.get("dp", max(1, space.facts.world_size // (tp * pp))))
+    asked = Layout(dp=dp, tp=tp, pp=pp)
+    if asked in space.available:
+        return asked
+    same_axes = [x for x in space.available if (x.tp > 1, x.pp > 1) == (tp > 1, pp > 1)]
+    plain = asked.tp == asked.pp == 1
+    return next(iter(same_axes or (space.available if plain else [])), asked)
+
+
+def _data_parallel(space: Space, layout: Layout) -> Setting:
+    kinds = space.data_parallel(layout.dp)
+    return "ddp" if "ddp" in kinds else next(iter(kinds), "none")
+
+
+def _micro_batch_size(space: Space, layout: Layout) -> Setting:
+    """The largest size that divides a rank's share; in a pipeline the largest that still fills every stage."""
+    sizes = [int(size) for size in space.micro_batches(layout.dp)]
+    if not sizes:
+        return next(knob.default for knob in space.knobs if knob.name == "micro_batch_size")
+    share = space.facts.global_batch_size // layout.dp
+    return max((size for size in sizes if share // size >= layout.pp), default=min(sizes))
+
+
+def _usual(space: Space, knob: Knob) -> Setting:
+    domain = space.domains[knob.name]
+    if contains(domain, knob.default) or not isinstance(domain, tuple):
+        return knob.default
+    return domain[0]

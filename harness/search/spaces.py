@@ -1,0 +1,89 @@
+"""Several global batch sizes as one space. Each is a workload of its own, so the size is part of every point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from harness.plan import Plan
+from harness.search.choosers import Chooser, Domain
+from harness.search.space import LAYOUT, Space
+from strategies.base import Setting
+
+GLOBAL_BATCH_SIZE = "global_batch_size"
+
+
+class Point(NamedTuple):
+    """What is tried: a plan at a global batch size, in samples."""
+
+    global_batch_size: int
+    plan: Plan
+
+
+class Spaces:
+    """One space per global batch size; with more than one, the size is the first choice.
+
+    Args:
+        spaces: one space, or global batch size in samples -> its space.
+    """
+
+    def __init__(self, spaces: Space | Mapping[int, Space]) -> None:
+        if isinstance(spaces, Space):
+            spaces = {spaces.facts.global_batch_size: spaces}
+        self._spaces = dict(spaces)
+        self._same_layouts = len({tuple(space.layouts) for space in self._spaces.values()}) == 1
+
+    def draw(self, choose: Chooser) -> Point:
+        """A point, each choice made by `choose`."""
+        sizes = tuple(self._spaces)
+        size = sizes[0] if len(sizes) == 1 else int(choose(GLOBAL_BATCH_SIZE, sizes))
+        return Point(size, self._spaces[size].draw(self._named(size, choose)))
+
+    def trace(self, point: Point) -> dict[str, tuple[Domain, Setting]]:
+        """Name -> (domain, value) of the choices on the way to `point`, without those the space does not offer."""
+        size, plan = point
+        if size not in self._spaces:
+            return {}
+        first: dict[str, tuple[Domain, Setting]] = {}
+        if len(self._spaces) > 1:
+            first[GLOBAL_BATCH_SIZE] = (tuple(self._spaces), size)
+        seen = self._spaces[size].trace(plan).seen
+        return first | {self._name(size, name): choice for name, choice in seen.items()}
+
+    def why_not(self, point: Point) -> str | None:
+        """One sentence saying why the point cannot run, or None."""
+        if point.global_batch_size not in self._spaces:
+            sizes = ", ".join(map(str, self._spaces))
+            return f"the global batch must be one of {sizes} samples in this sweep, but got {point.global_batch_size}"
+        return self._spaces[point.global_batch_size].why_not(point.plan)
+
+    def showcases(self) -> list[Point]:
+        """Each way of using each strategy once. The batch sizes take turns; one that cannot run it passes its turn."""
+        each = [[Point(size, plan) for plan in space.showcases()] for size, space in self._spaces.items()]
+        shown = []
+        for turn, points in enumerate(zip_longest(*each)):
+            first = turn % len(points)
+            order = [point for point in points[first:] + points[:first] if point is not None]
+            shown.append(next((point for point in order if self.why_not(point) is None), order[0]))
+        return shown
+
+    def grid(self) -> Iterator[Point]:
+        """Every point over the knobs' grid points that can run, in a fixed order, made as it is asked for."""
+        return (Point(size, plan) for size, space in self._spaces.items() for plan in space.grid())
+
+    @property
+    def finite(self) -> bool:
+        """Whether `grid` has every point."""
+        return all(space.finite for space in self._spaces.values())
+
+    def describe(self) -> dict[str, Any]:
+        """What makes this space another one than the next, as JSON holds it."""
+        return {str(size): space.describe() for size, space in self._spaces.items()}
+
+    def _name(self, size: int, name: str) -> str:
+        # Optuna wants one set of candidates under one name, but a batch size may rule out layouts that another allows.
+        return name if name != LAYOUT or self._same_layouts else f"{LAYOUT}.batch{size}"
+
+    def _named(self, size: int, choose: Chooser) -> Chooser:
+        return lambda name, domain: choose(self._name(size, name), domain)

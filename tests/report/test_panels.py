@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.report import format as fmt
+from harness.report.panels import (
+    PANELS,
+    environment,
+    failures,
+    losses,
+    memory,
+    pareto,
+    ranking,
+    step_times,
+    strategies,
+    verdict,
+)
+from harness.report.panels.base import TOP, Chart
+from harness.report.view import SweepView
+
+from .rows import MIB, failure, trial
+
+View = Callable[..., SweepView]
+
+
+def plain(text: str) -> str:
+    return text.replace(fmt.NBSP, " ")
+
+
+def facts(found: verdict.Verdict) -> dict[str, tuple[str, str]]:
+    return {fact.name: (plain(fact.value), plain(fact.detail)) for fact in found.facts}
+
+
+def test_the_verdict_names_the_winner_its_interval_and_its_tie(make_view: View) -> None:
+    found = verdict.data(make_view())
+    assert (found.trial_id, found.headline) == ("b2", "zero2 dp2 · mb 8 · fp32")
+    assert (found.value, found.interval) == ("1,100 tokens/s", "95 % interval 1,078 to 1,122")
+    assert plain(found.sentences[0]) == (
+        "Tied with 1 trial whose 95 % interval overlaps its own: zero2 dp2 · mb 4 · bf16_autocast. "
+        "Of these, zero2 dp2 · mb 4 · bf16_autocast needs the least memory, 250 MiB."
+    )
+
+
+def test_the_verdict_compares_with_ddp_with_one_process_and_with_the_limit(make_view: View) -> None:
+    found = facts(verdict.data(make_view(memory_limit_bytes=600 * MIB)))
+    assert found["against ddp"][0] == "1.10\N{MULTIPLICATION SIGN}"
+    # 8 samples of 100 tokens in the reference's 1.6 s are 500 tokens/s.
+    assert found["against one process"][0] == "2.20\N{MULTIPLICATION SIGN}"
+    assert found["peak memory"] == ("300 MiB", "50 % of the limit of 600 MiB")
+    assert found["numerics"] == ("pass", "largest relative difference 2.0e-6, tolerance 1.0e-4")
+
+
+def test_the_verdict_repeats_the_winner_by_the_recorded_command(make_view: View) -> None:
+    assert verdict.data(make_view(repeat={"b2": "python -m harness run b2"})).command == "python -m harness run b2"
+    assert verdict.data(make_view()).command == ""
+
+
+def test_a_clear_winner_is_said_to_be_clear(make_view: View) -> None:
+    found = verdict.data(make_view([trial("a1", 100), trial("b2", 200, {"data_parallel": "zero1"})]))
+    assert found.sentences[0].startswith("No 95 % interval of another ok trial reaches its own; the next best is ddp")
+
+
+def test_a_lone_trial_was_compared_with_nothing(make_view: View) -> None:
+    assert "nothing was compared" in verdict.data(make_view([trial("a1")])).sentences[0]
+
+
+def test_when_everything_failed_the_verdict_says_why(make_view: View) -> None:
+    found = verdict.data(make_view([failure("a1", "crash", "no luck"), failure("b2", "crash", "no luck")]))
+    assert (found.headline, found.trial_id) == ("No plan succeeded", None)
+    assert found.sentences[:2] == ("2 trials ended as: 2 crash.", "The reason: no luck")
+
+
+def test_the_ranking_has_ok_trials_first_and_no_empty_column(make_view: View) -> None:
+    found = ranking.data(make_view())
+    assert [line.place for line in found.lines] == [1, 2, 3, 4, None, None]
+    assert [line.problem for line in found.lines] == ["", "", "", "", "oom_host", "infeasible"]
+    assert [line.tied for line in found.lines] == [False, True, False, False, False, False]
+    assert not {"MFU", "energy", "time to loss"} & {column.name for column in found.columns}
+
+
+def test_a_cell_shows_the_stored_number_in_the_unit_of_its_header(make_view: View) -> None:
+    found = ranking.data(make_view())
+    cells = {
+        f"{c.name} {c.unit}".strip(): cell.text for c, cell in zip(found.columns, found.lines[0].cells, strict=True)
+    }
+    assert cells["peak memory MiB"] == "300"
+    assert cells["step time ms"] == fmt.significant(1e3 * 800 / 1100)
+    assert cells["throughput tokens/s"] == "1,100"
+
+
+def test_a_trial_over_the_limit_is_marked(make_view: View) -> None:
+    found = ranking.data(make_view(memory_limit_bytes=260 * MIB))
+    assert [line.problem for line in found.lines][:4] == ["", "", "over the limit", "over the limit"]
+
+
+def test_each_strategy_shows_its_fastest_trial_against_ddp(make_view: View) -> None:
+    found = strategies.data(make_view())
+    assert found is not None
+    bars = {bar.strategy: (bar.tokens_per_s, plain(bar.against_ddp)) for bar in found.bars}
+    assert bars["zero2"] == (1100.0, "+10 % speed · \N{MINUS SIGN}25 % memory")
+    assert bars["ddp"] == (1000.0, "")
+    assert bars["precision"][0] == 1090.0
+    assert plain(found.reading) == (
+        "The best trial with zero2 is 10 % faster than the best ddp trial and needs 25 % less memory."
+    )
+
+
+def test_a_strategy_without_an_ok_trial_is_named_with_its_reason(make_view: View) -> None:
+    found = strategies.data(make_view(strategies=["ddp", "compile"]))
+    assert found is not None
+    assert found.absent == "Not shown: compile (not tried); tensor_parallel (rank 1 was killed)."
+
+
+def test_a_strategy_whose_trials_break_the_limit_has_no_bar(make_view: View) -> None:
+    found = strategies.data(make_view(memory_limit_bytes=260 * MIB))
+    assert found is not None
+    assert [(bar.strategy, bar.tokens_per_s) for bar in found.bars][:2] == [("zero2", 1090.0), ("precision", 1090.0)]
+    assert "ddp (over the memory limit, or another workload)" in found.absent
+
+
+def test_an_advantage_within_the_intervals_is_called_unsure(make_view: View) -> None:
+    found = strategies.data(make_view([trial("a1", 1000), trial("b2", 1010, {"data_parallel": "zero1"})]))
+    assert found is not None
+    assert "may be chance" in found.reading
+
+
+def test_the_pareto_front_runs_from_the_leanest_to_the_fastest(make_view: View) -> None:
+    found = pareto.data(make_view())
+    assert found is not None
+    assert [point.trial_id for point in found.front] == ["d4", "c3", "b2"]
+    assert [point.trial_id for point in found.points if point.winner] == ["b2"]
+    assert "33 % less memory and is 36 % slower" in plain(found.reading)
+
+
+def test_a_loss_is_the_mean_over_ranks_and_lies_near_the_reference(make_view: View) -> None:
+    found = losses.data(make_view())
+    assert found is not None
+    assert found.curves[0].loss[0] == pytest.approx(5.0, rel=1e-5)
+    assert all(d == pytest.approx(1e-6, rel=1e-3) for d in found.curves[0].difference)
+    assert found.references[0].loss[:2] == pytest.approx((5.0, 4.9))
+
+
+def test_losses_are_drawn_without_a_reference_too(make_view: View) -> None:
+    found = losses.data(make_view(reference=False))
+    assert found is not None
+    assert "no recorded fp32 reference" in found.reading
+    assert len(losses.draw(found).figure.data) == len(found.curves)
+
+
+def test_a_step_takes_as_long_as_its_slowest_rank_and_warmup_is_apart(make_view: View) -> None:
+    found = step_times.data(make_view([trial("a1", 1000)]))
+    assert found is not None
+    steps = found.trials[0]
+    assert len(steps.measured_s) == 8
+    assert steps.warmup_s == pytest.approx((0.8 * 5 * 1.1,) * 2)
+    assert min(steps.measured_s) == pytest.approx(0.8 * 1.1)
+
+
+def test_memory_is_stacked_by_category(make_view: View) -> None:
+    found = memory.data(make_view())
+    assert found is not None
+    assert found.stacks[0].parts == (40 * MIB, 40 * MIB, 80 * MIB, 200 * MIB)
+    assert plain(found.reading).endswith("#4 zero3 holds 17 % less, mostly in optimizer.")
+
+
+def test_a_failure_says_where_and_why(make_view: View) -> None:
+    found = failures.data(make_view())
+    assert [f.where for f in found.failures] == ["warmup, rank 1, step 0", "never launched"]
+    assert found.failures[1].reason == "6 heads do not divide by 4"
+    assert found.reading == "2 of 6 trials did not end as ok: 1 oom_host and 1 infeasible."
+
+
+def test_a_sweep_without_failures_says_so(make_view: View) -> None:
+    found = failures.data(make_view([trial("a1")]))
+    assert (found.failures, found.reading) == ((), "None: 1 trial of 1 ended as ok.")
+
+
+def test_the_environment_flattens_what_was_recorded(make_view: View) -> None:
+    found = environment.data(make_view(workload={"model": {"layers": 4}}))
+    lines = {name: value for group in found.groups for name, value in group.facts}
+    assert lines["model layers"] == "4"
+    assert plain(lines["memory"]) == "8.00 GiB"
+    assert found.command == "python -m harness sweep --name synthetic"
+
+
+def test_only_the_best_trials_get_a_curve_and_the_page_says_so(make_view: View) -> None:
+    view = make_view([trial(f"t{i}", 1000 + i) for i in range(TOP + 5)])
+    for panel in (losses, step_times, memory):
+        found = panel.data(view)
+        assert found is not None
+        assert found.note == f"The best {TOP} of {TOP + 5} ok trials are drawn."
+    drawn = losses.data(view)
+    assert drawn is not None
+    assert len(drawn.curves) == TOP
+
+
+def test_without_an_ok_trial_no_chart_is_drawn(make_view: View) -> None:
+    view = make_view([failure("a1", "nan", "loss is nan at step 3", failed_step=3)])
+    drawn = [panel.draw(data) for panel in PANELS if (data := panel.data(view)) is not None]
+    assert drawn
+    assert not any(isinstance(section, Chart) for section in drawn)
+
+
+def test_every_chart_has_one_line_of_reading(make_view: View) -> None:
+    view = make_view()
+    charts = [d for d in (panel.draw(panel.data(view)) for panel in PANELS) if isinstance(d, Chart)]
+    assert len(charts) == 5
+    assert all(chart.reading.endswith(".") and "\n" not in chart.reading for chart in charts)
+
+
+def test_panel_keys_are_unique() -> None:
+    assert len({panel.key for panel in PANELS}) == len(PANELS)

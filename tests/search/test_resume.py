@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from harness.records import Outcome
+from harness.search.evaluation import Budget, Evaluation, Recorded, Ticket
+from harness.search.loop import run
+from harness.search.study import open_study
+from tests.search.fakes import Machine, small, space
+
+
+def sweep(path: Path, machine: Machine, trials: int, searched=None, recorded=()):
+    study = open_study(path / "s.log", "s", ["maximize"])
+    return run(study, searched or space(), machine.evaluate, machine.refuse, Budget(trials=trials), recorded=recorded)
+
+
+def trials_of(path: Path) -> list[optuna.trial.FrozenTrial]:
+    return open_study(path / "s.log", "s", ["maximize"]).trials
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("at", [1, 4, 12])
+def test_resuming_after_an_interruption_loses_nothing_and_repeats_nothing(
+    tmp_path: Path, recorded: bool, at: int
+) -> None:
+    first = Machine(interrupt_at=at, recorded=recorded)
+    cut = sweep(tmp_path, first, 20)
+    assert (cut.interrupted, cut.stopped) == (True, "it was interrupted")
+    second = Machine()
+    summary = sweep(tmp_path, second, 20, recorded=first.store)
+    settled = [record.plan for record in first.store + second.store if record.evaluation.launched]
+    assert len(settled) == len(set(settled)) == summary.launched_in_all == 20
+    assert (first.launched[-1] in second.launched) is not recorded
+    states = {trial.state for trial in trials_of(tmp_path)}
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING not in states
+
+
+def test_a_recorded_trial_that_a_kill_left_running_keeps_its_number(tmp_path: Path) -> None:
+    first = Machine(interrupt_at=3, recorded=True)
+    sweep(tmp_path, first, 9)
+    sweep(tmp_path, Machine(), 3, recorded=first.store)
+    record = first.store[-1]
+    trial = trials_of(tmp_path)[record.ticket.number]
+    assert (trial.state, tuple(trial.values)) == (TrialState.COMPLETE, record.evaluation.values)
+    assert trial.user_attrs["trial_id"] == record.evaluation.trial_id
+
+
+def test_an_unrecorded_trial_fails_with_a_reason_and_is_the_next_to_be_tried(tmp_path: Path) -> None:
+    first, second = Machine(interrupt_at=10), Machine()
+    sweep(tmp_path, first, 20)
+    sweep(tmp_path, second, 10, recorded=first.store)
+    assert second.launched == [first.launched[-1]]
+    failed = [trial for trial in trials_of(tmp_path) if trial.state is TrialState.FAIL]
+    assert [trial.user_attrs["reason"] for trial in failed] == ["the sweep was killed while this trial ran"]
+
+
+def test_a_trial_recorded_as_interrupted_is_tried_again(tmp_path: Path) -> None:
+    first = Machine(interrupt_at=2)
+    sweep(tmp_path, first, 5)
+    cut = Evaluation(trial_id="cut", outcome=Outcome.INTERRUPTED, values=None, reason="Ctrl-C")
+    number = next(t.number for t in trials_of(tmp_path) if t.state is TrialState.RUNNING)
+    ticket = Ticket(number, 16)
+    second = Machine()
+    sweep(tmp_path, second, 8, recorded=[*first.store, Recorded(first.launched[-1][1], ticket, cut)])
+    assert first.launched[-1] in second.launched
+
+
+def test_an_interrupted_evaluation_ends_the_run_and_is_tried_again(tmp_path: Path) -> None:
+    first = Machine()
+    settle = first.evaluate
+
+    def preempted(plan, ticket):
+        if len(first.launched) == 2:
+            return Evaluation(trial_id="gone", outcome=Outcome.PREEMPTED, values=None, reason="SIGTERM")
+        return settle(plan, ticket)
+
+    first.evaluate = preempted
+    cut = sweep(tmp_path, first, 9)
+    assert (cut.interrupted, cut.launched) == (True, 2)
+    second = Machine()
+    assert sweep(tmp_path, second, 9).launched_in_all == 9
+    assert cut.untried[-1] in [plan for _, plan in second.launched]
+
+
+def test_trials_of_earlier_runs_count_against_the_budget(tmp_path: Path) -> None:
+    sweep(tmp_path, Machine(), 8)
+    second = Machine()
+    summary = sweep(tmp_path, second, 8)
+    assert (second.launched, summary.launched, summary.launched_in_all) == ([], 0, 8)
+
+
+def test_what_a_lost_journal_knew_is_taken_from_the_store_once(tmp_path: Path) -> None:
+    first = Machine()
+    sweep(tmp_path, first, 15)
+    (tmp_path / "s.log").unlink()
+    for _ in range(2):
+        again = Machine()
+        sweep(tmp_path, again, 15, recorded=first.store)
+        assert again.launched == []
+    assert len(trials_of(tmp_path)) == len(first.store)
+
+
+def test_resuming_a_finished_finite_space_launches_nothing(tmp_path: Path) -> None:
+    sweep(tmp_path, Machine(), 99, small())
+    again = Machine()
+    assert sweep(tmp_path, again, 99, small()).stopped == "every plan of the space was tried"
+    assert again.launched == []
+
+
+def test_a_plan_refused_for_want_of_something_is_tried_once_it_is_there(tmp_path: Path) -> None:
+    first, searched = Machine(), space("ddp", "precision")
+    searched.why_not = lambda plan: "no bf16 on this machine" if plan["precision"] == "bf16" else None
+    sweep(tmp_path, first, 3, searched)
+    assert first.refused
+    second = Machine()
+    sweep(tmp_path, second, 4, space("ddp", "precision"))
+    assert second.launched == [(16, first.refused[0][1])]
+
+
+def test_a_resumed_random_search_does_not_draw_the_same_numbers(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "s.log", "s", ["maximize"])
+    machine = Machine()
+    for trials in (12, 24):
+        run(study, space("ddp"), machine.evaluate, machine.refuse, Budget(trials=trials), sampler="random")
+    assert not [trial for trial in study.trials if "repeats" in trial.user_attrs]

@@ -83,7 +83,9 @@ def sweep(
 
 @app.command(epilog="Example: python -m harness run --set data_parallel=zero1 --set micro_batch_size=4")
 def run(
-    plan_id: Annotated[str | None, typer.Argument(help="A plan of the results folder; or give --plan or --set.")] = None,
+    plan_id: Annotated[
+        str | None, typer.Argument(help="A plan of the results folder; or give --plan or --set.")
+    ] = None,
     plan: Annotated[Path | None, typer.Option(help="TOML file with a table of knobs.")] = None,
     set: Set = None,
     workload: Workload = None,
@@ -171,7 +173,9 @@ def _say_where(console: Console, config: SweepConfig, ended: Any) -> None:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    say(f"\n{ended.summary.stopped}; {ended.summary.launched} trials in {ended.wall_s:.0f} s, ", )
+    say(
+        f"\n{ended.summary.stopped}; {ended.summary.launched} trials in {ended.wall_s:.0f} s, ",
+    )
     say(f"{shares(ended.training_s, ended.wall_s)} of it in training steps")
     say(f"results   {config.results}/trials, {config.results}/steps")
     if ended.page is not None:
@@ -195,9 +199,7 @@ def _answer(ended: Any, view: Any, repeats: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _run(
-    plan_id: str | None, path: Path | None, pairs: list[str], options: dict[str, Any], as_json: bool
-) -> int:
+def _run(plan_id: str | None, path: Path | None, pairs: list[str], options: dict[str, Any], as_json: bool) -> int:
     from harness.display import print_trial
     from harness.single import run_once
 
@@ -276,7 +278,9 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     try:
         return None if text is None else tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"numbers separated by commas, but got {text!r}", param_hint="--global-batch") from None
+        raise typer.BadParameter(
+            f"numbers separated by commas, but got {text!r}", param_hint="--global-batch"
+        ) from None
 
 
 def _plain(value: Any) -> Any:

@@ -7,11 +7,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import InputError, UnknownNameError
 
-OBJECTIVES: dict[str, tuple[tuple[str, str], ...]] = {
+Direction = Literal["minimize", "maximize"]
+
+OBJECTIVES: dict[str, tuple[tuple[str, Direction], ...]] = {
     "throughput": (("tokens_per_s", "maximize"),),
     "memory": (("peak_memory_bytes", "minimize"),),
     "pareto": (("tokens_per_s", "maximize"), ("peak_memory_bytes", "minimize")),
@@ -27,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 def parse_duration(text: str) -> float:
-    """"90s", "5m" or "2h" in s. Raises InputError."""
+    """ "90s", "5m" or "2h" in s. Raises InputError."""
     match = _DURATION.fullmatch(text.strip())
     if not match or float(match[1]) == 0:
         raise InputError(f"a duration is a positive number and s, m or h, such as 90s or 5m, but got {text!r}")
@@ -35,7 +37,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """"6GiB", "512MiB" or "1.5GB" in bytes. Raises InputError."""
+    """ "6GiB", "512MiB" or "1.5GB" in bytes. Raises InputError."""
     match = _SIZE.fullmatch(text.strip())
     if not match or float(match[1]) == 0:
         raise InputError(f"a size is a positive number and a unit, such as 512MiB or 6GiB, but got {text!r}")
@@ -97,7 +99,9 @@ class SweepConfig:
         if self.objective not in OBJECTIVES:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
         if self.name is not None and not _NAME.fullmatch(self.name):
-            raise InputError(f"a name has up to 80 letters, digits, dots, dashes and underscores, but got {self.name!r}")
+            raise InputError(
+                f"a name has up to 80 letters, digits, dots, dashes and underscores, but got {self.name!r}"
+            )
         for option, low in (("world_size", 1), ("trials", 1), ("seq_len", 1), ("seed", 0)):
             value = getattr(self, option)
             if value is not None and value < low:
@@ -159,5 +163,3 @@ def _converted(name: str, value: Any, kind: str) -> Any:
     elif (("int" in kind and type(value) is int) or ("str" in kind and isinstance(value, str))) and "Path" not in kind:
         return value
     raise InputError(f"{name} in the configuration must be {kind.replace(' | None', '')}, but got {value!r}")
-
-

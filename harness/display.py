@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.experiment import Experiment
 from harness.records import Outcome
-from harness.report.format import size, percent, rate
+from harness.report.format import percent, rate, size
 from harness.report.view import SweepView
 from harness.search.evaluation import Event
 from harness.trial.runner import Result

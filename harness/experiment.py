@@ -134,7 +134,9 @@ def _strategies(names: Sequence[str]) -> tuple[Strategy, ...]:
         if name not in registry:
             raise UnknownNameError("strategy", name, registry)
     return tuple(
-        strategy for name, strategy in registry.items() if name in names or (not names and name not in strategies.OPT_IN)
+        strategy
+        for name, strategy in registry.items()
+        if name in names or (not names and name not in strategies.OPT_IN)
     )
 
 
@@ -158,5 +160,3 @@ def _check_devices(experiment: Experiment) -> None:
             f"a rank needs a device of its own, but got (world size={experiment.world_size}, devices={devices}); "
             "set CUDA_VISIBLE_DEVICES='' to run on the CPU"
         )
-
-

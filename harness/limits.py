@@ -8,7 +8,13 @@ from harness.config import SweepConfig
 from harness.errors import InputError
 from strategies.base import Facts, Strategy
 
-STATE_BYTES = {"fp32": (4, 4, 8), "bf16_autocast": (4, 4, 8), "fp16": (4, 4, 8), "bf16_params": (2, 2, 12), "bf16": (2, 2, 4)}
+STATE_BYTES = {
+    "fp32": (4, 4, 8),
+    "bf16_autocast": (4, 4, 8),
+    "fp16": (4, 4, 8),
+    "bf16_params": (2, 2, 12),
+    "bf16": (2, 2, 4),
+}
 """Precision -> bytes per parameter of weights, gradients, and optimizer state with master weights
 (Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1)."""
 

@@ -61,7 +61,9 @@ TRIALS = (
     _column("plan_id!", "string", "", "hash of every setting of the plan"),
     _column("outcome!", "string", "", "how the trial ended: " + ", ".join(Outcome)),
     _column("outcome_reason", "string", "", "why, in one sentence; null if ok"),
-    _column("failed_phase", "string", "", "phase in which the first rank failed: launch, build, warmup, measure or teardown"),
+    _column(
+        "failed_phase", "string", "", "phase in which the first rank failed: launch, build, warmup, measure or teardown"
+    ),
     _column("failed_rank", "int64", "", "first rank that failed"),
     _column("failed_step", "int64", "", "step at which it failed"),
     _column("started_at!", "timestamp", "", "when the trial was asked for, UTC"),
@@ -86,21 +88,40 @@ TRIALS = (
     _column("tokens_per_s_high", "float64", "1/s", "upper end of the 95 % interval of tokens_per_s"),
     _column("step_time_s", "float64", "s", "median over the measured steps of the slowest rank"),
     _column("measured_steps", "int64", "", "steps in the measured window"),
-    _column("peak_memory_bytes", "int64", "B", "peak of the worst rank: allocated on a device, resident above the start on a CPU"),
-    _column("peak_reserved_bytes", "int64", "B", "peak the allocator held on a device; on a CPU the peak resident set with the interpreter"),
+    _column(
+        "peak_memory_bytes",
+        "int64",
+        "B",
+        "peak of the worst rank: allocated on a device, resident above the start on a CPU",
+    ),
+    _column(
+        "peak_reserved_bytes",
+        "int64",
+        "B",
+        "peak the allocator held on a device; on a CPU the peak resident set with the interpreter",
+    ),
     _column("memory_params_bytes", "int64", "B", "parameters held by the worst rank"),
     _column("memory_grads_bytes", "int64", "B", "gradients and gradient buffers held by the worst rank"),
     _column("memory_optimizer_bytes", "int64", "B", "optimizer state and master weights held by the worst rank"),
-    _column("memory_activations_bytes", "int64", "B", "peak of everything else that is alive in a step of the worst rank"),
+    _column(
+        "memory_activations_bytes", "int64", "B", "peak of everything else that is alive in a step of the worst rank"
+    ),
     _column("comm_bytes_per_step", "int64", "B", "bytes that the busiest rank sends in a step"),
     _column("flops_per_step", "float64", "FLOP", "model FLOPs of a step over all ranks, recomputation not counted"),
     _column("mfu", "float64", "1", "model FLOPs utilisation; null when the peak is unknown"),
     _column("loss_first", "float64", "", "training loss of the first step"),
     _column("loss_last", "float64", "", "training loss of the last step"),
     _column("accuracy_last", "float64", "1", "accuracy on the last step's batch; null for workloads without one"),
-    _column("time_to_loss_s", "float64", "s", "steps the reference needs to the target loss x step_time_s; null if none was asked for"),
+    _column(
+        "time_to_loss_s",
+        "float64",
+        "s",
+        "steps the reference needs to the target loss x step_time_s; null if none was asked for",
+    ),
     _column("numerics!", "string", "", "pass, fail or skipped: losses and gradient norms against the fp32 reference"),
-    _column("numerics_max_rel_error", "float64", "1", "largest relative difference to the reference over the compared steps"),
+    _column(
+        "numerics_max_rel_error", "float64", "1", "largest relative difference to the reference over the compared steps"
+    ),
     _column("numerics_tolerance", "float64", "1", "the largest difference that passes, for the plan's number formats"),
     _column("predicted_step_time_s", "float64", "s", "prediction before the launch; null if none was made"),
     _column("predicted_peak_memory_bytes", "int64", "B", "prediction before the launch; null if none was made"),

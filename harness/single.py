@@ -60,9 +60,7 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
             sweep=config.name or "runs",
             cores=experiment.hardware.usable_cores,
             measurement=Measurement(seconds=parse_duration(config.measure)),
-            deadlines=Deadlines(
-                start=parse_duration(config.start_deadline), step=parse_duration(config.step_deadline)
-            ),
+            deadlines=Deadlines(start=parse_duration(config.start_deadline), step=parse_duration(config.step_deadline)),
             memory_limit=config.memory_limit_bytes,
         )
         facts = experiment.facts(workload)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import filelock
 
 from harness import __version__, launchers, repeat, report
-from harness.config import OBJECTIVES, parse_duration
+from harness.config import OBJECTIVES, Direction, parse_duration
 from harness.errors import InputError, MeasurementError, StoreError
 from harness.experiment import Experiment
 from harness.launchers.base import Launcher
@@ -132,7 +132,7 @@ class Sweep:
         return self.store.root / "studies" / self.hardware_id / f"{self.name}.log"
 
     @property
-    def _objectives(self) -> tuple[tuple[str, str], ...]:
+    def _objectives(self) -> tuple[tuple[str, Direction], ...]:
         return OBJECTIVES[self.experiment.config.objective]
 
     def _recorded(self) -> list[Recorded]:
@@ -180,9 +180,7 @@ class Sweep:
             sweep=self.name,
             cores=self.experiment.hardware.usable_cores,
             measurement=Measurement(seconds=parse_duration(config.measure)),
-            deadlines=Deadlines(
-                start=parse_duration(config.start_deadline), step=parse_duration(config.step_deadline)
-            ),
+            deadlines=Deadlines(start=parse_duration(config.start_deadline), step=parse_duration(config.step_deadline)),
             memory_limit=config.memory_limit_bytes,
             on_step=self.display.step,
         )
@@ -327,4 +325,3 @@ def _terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-

@@ -63,9 +63,7 @@ def knobs(strategies: Iterable[Strategy]) -> tuple[Knob, ...]:
     strategies = tuple(strategies)
     kinds = [s.name for s in strategies if s.slot is Slot.DATA]
     core: list[Knob] = [
-        Choice(
-            name="data_parallel", default="none", values=("none", *kinds), doc="what data-parallel ranks divide"
-        ),
+        Choice(name="data_parallel", default="none", values=("none", *kinds), doc="what data-parallel ranks divide"),
         Range(name="dp", default=1, low=1, high=65536, integer=True, points=(1, 2, 4, 8), unit="ranks", doc="degree"),
         Range(
             name="micro_batch_size",

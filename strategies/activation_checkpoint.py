@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ class ActivationCheckpoint(Strategy):
     name = "activation_checkpoint"
     slot = Slot.CHECKPOINT
     summary = "compute activations again in the backward pass instead of keeping them"
-    knobs: tuple[Knob, ...] = (
+    knobs: ClassVar[tuple[Knob, ...]] = (
         Choice(
             name="activation_checkpoint",
             default="none",
@@ -71,7 +71,7 @@ def wrap(block: nn.Module, *, selective: bool) -> None:
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if selective:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    block.forward = partial(checkpoint, block.forward, **options)  # type: ignore[method-assign]
+    block.forward = partial(checkpoint, block.forward, **options)
 
 
 _aten = torch.ops.aten

@@ -212,7 +212,7 @@ class Strategy(ABC):
     summary: ClassVar[str]
     """One line for people."""
     knobs: ClassVar[tuple[Knob, ...]]
-    """Everything about it that can be turned. A data-parallel strategy's knobs need `when={"data_parallel": (name,)}`."""
+    """All that can be turned about it. Those of a data-parallel strategy need `when={"data_parallel": (name,)}`."""
 
     @abstractmethod
     def active(self, plan: Settings) -> bool:
@@ -220,7 +220,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
-        """The settings, beyond the defaults, of the plans that every sweep tries first: one for each way of using it."""
+        """The settings, beyond the defaults, of the plans that a sweep tries first: one for each way of using it."""
 
     def check(self, plan: Settings, facts: Facts) -> str | None:
         """One sentence saying why `plan` cannot run, or None. Called only if `active(plan)`."""

@@ -108,10 +108,8 @@ def all_reduced(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         return total
     peer = 1 - dist.get_rank(group)
     received = torch.empty_like(tensor)
-    works = [
+    works: list[Any] = [
         dist.irecv(received, group=group, group_src=peer),
         dist.isend(tensor, group=group, group_dst=peer),
     ]
-    for work in works:
-        work.wait()
-    return received.add_(tensor)
+    return Pending(works, lambda: received.add_(tensor)).wait()

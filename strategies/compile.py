@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from strategies.base import Choice, Facts, Knob, Setting, Settings, Slot, Strategy
 
@@ -16,7 +16,7 @@ class Compile(Strategy):
     name = "compile"
     slot = Slot.COMPILE
     summary = "torch.compile of each block (opt-in: its set-up takes seconds)"
-    knobs: tuple[Knob, ...] = (
+    knobs: ClassVar[tuple[Knob, ...]] = (
         Choice(name="compile", default=False, values=(False, True), doc="compile each block"),
     )
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Strategy
@@ -24,7 +23,7 @@ class Ddp(Strategy):
     name = "ddp"
     slot = Slot.DATA
     summary = "every rank holds the whole model, gradients are averaged in buckets"
-    knobs: tuple[Knob, ...] = (
+    knobs: ClassVar[tuple[Knob, ...]] = (
         Range(
             name="bucket_mb",
             default=25.0,
@@ -90,24 +89,22 @@ def wrap(training: Training, *, gradient_as_bucket_view: bool) -> None:
     ]
     if training.reduce_dtype is torch.float32 and training.param_dtype is not torch.float32:
         for part in training.parts:
+            assert isinstance(part, DistributedDataParallel)
             # A lambda, because torch compares annotations with types and these are strings here.
-            part.register_comm_hook(group, lambda state, bucket: _reduce_in_fp32(state, bucket))
+            part.register_comm_hook(group, lambda state, bucket: _mean_in_fp32(state, bucket.buffer()))
 
 
-def _reduce_in_fp32(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _mean_in_fp32(group: dist.ProcessGroup, low: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
     """Average a low-precision bucket in fp32, so that the sum over ranks does not round at every addition."""
-    low = bucket.buffer()
-
-    class Widened:
-        def buffer(self) -> torch.Tensor:
-            return low.float()
-
-    future = allreduce_hook(group, Widened())  # type: ignore[arg-type]
-    return future.then(lambda done: low.copy_(done.value()))
+    wide = low.float().div_(dist.get_world_size(group))
+    work = dist.all_reduce(wide, group=group, async_op=True)
+    return work.get_future().then(lambda done: low.copy_(wide))  # type: ignore[no-any-return]
 
 
 class DdpEngine(ParameterEngine):
     """Gradients stay local until the last micro-batch."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
-        return contextlib.nullcontext() if last else self.training.parts[0].no_sync()  # type: ignore[operator, no-any-return]
+        part = self.training.parts[0]
+        assert isinstance(part, DistributedDataParallel)
+        return contextlib.nullcontext() if last else part.no_sync()

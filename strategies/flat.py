@@ -149,11 +149,12 @@ class FlatEngine(Engine):
                 self._collect(bucket)
             if bucket.buffer is None:
                 bucket.buffer = self._borrow(bucket)
-            view = bucket.views(bucket.buffer)[index]
+            view, grad = bucket.views(bucket.buffer)[index], p.grad
+            assert grad is not None
             if index in bucket.seen:
-                view.add_(p.grad)
+                view.add_(grad)
             else:
-                view.copy_(p.grad)  # type: ignore[arg-type]
+                view.copy_(grad)
                 bucket.seen.add(index)
             p.grad = None
             bucket.arrivals += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -20,15 +20,13 @@ STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 
 
 class PipelineParallel(Strategy):
-    """torch.distributed.pipelining with GPipe (Huang et al. 2019), 1F1B and interleaved 1F1B (Narayanan et al. 2021)."""
+    """torch.distributed.pipelining with GPipe (Huang et al. 2019), 1F1B and its interleaved form (Narayanan et al. 2021)."""
 
     name = "pipeline_parallel"
     slot = Slot.PIPELINE
     summary = "consecutive blocks on different ranks, micro-batches flowing through them"
-    knobs: tuple[Knob, ...] = (
-        Range(
-            name="pp", default=1, low=1, high=1024, integer=True, points=(1, 2, 4, 8), unit="ranks", doc="stages"
-        ),
+    knobs: ClassVar[tuple[Knob, ...]] = (
+        Range(name="pp", default=1, low=1, high=1024, integer=True, points=(1, 2, 4, 8), unit="ranks", doc="stages"),
         Choice(
             name="pp_schedule",
             default="1f1b",
@@ -57,10 +55,10 @@ class PipelineParallel(Strategy):
         if micro_batches < pp:
             return (
                 f"{schedule} over {pp} stages needs at least {pp} micro-batches, but got {micro_batches} "
-                f"(global_batch={facts.global_batch_size}, dp={plan['dp']}, micro_batch_size={plan['micro_batch_size']})"
+                f"(global batch={facts.global_batch_size}, dp={plan['dp']}, micro-batch={plan['micro_batch_size']})"
             )
         if schedule == "interleaved" and micro_batches % (micro_batches // pp):
-            return f"interleaved needs micro-batches in equal rounds of pp, but got (micro_batches={micro_batches}, pp={pp})"
+            return f"interleaved needs micro-batches in equal rounds of pp, but got {micro_batches} of them and pp={pp}"
         return None
 
     def apply(self, training: Training) -> None:
@@ -100,13 +98,13 @@ def balance(blocks: int, stages: int, block_cost: float, head_cost: float) -> li
 
 def cut(whole: nn.Module, names: Sequence[str], *, first: bool, last: bool) -> nn.Module:
     """A module like `whole` with only the named blocks, the stem if `first` and the head if `last`."""
-    part = type(whole).__new__(type(whole))
+    part: Any = type(whole).__new__(type(whole))
     nn.Module.__init__(part)
     kept = {name.removeprefix("blocks.") for name in names}
     part.stem = whole.stem if first else None
     part.blocks = nn.ModuleDict({k: v for k, v in whole.blocks.items() if k in kept})  # type: ignore[operator, union-attr]
     part.head = whole.head if last else None
-    return part
+    return part  # type: ignore[no-any-return]
 
 
 class Pipeline:
@@ -134,7 +132,7 @@ class Pipeline:
             scale_grads=False,
         )
 
-    def _shapes(self, index: int, count: int) -> dict[str, torch.Tensor]:
+    def _shapes(self, index: int, count: int) -> dict[str, Any]:
         """What goes in and out of a stage, so that the first step need not run the model once more to find out."""
         plan, facts = self.training.plan, self.training.facts
         batch, length = int(plan["micro_batch_size"]), facts.seq_len

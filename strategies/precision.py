@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class Precision(Strategy):
     name = "precision"
     slot = Slot.PRECISION
     summary = "lower-precision arithmetic, parameters and reduction"
-    knobs: tuple[Knob, ...] = (
+    knobs: ClassVar[tuple[Knob, ...]] = (
         Choice(
             name="precision",
             default="fp32",
@@ -69,4 +69,4 @@ def _autocast(part: nn.Module, device_type: str, dtype: torch.dtype) -> None:
         with torch.autocast(device_type, dtype):
             return inner(*args, **kwargs)
 
-    part.forward = forward  # type: ignore[method-assign]
+    part.forward = forward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ class Quantization(Strategy):
     name = "quantization"
     slot = Slot.QUANTIZATION
     summary = "int8 or float8 matrix products, or 8-bit, 4-bit and fp8 optimizer states (torchao)"
-    knobs: tuple[Knob, ...] = (
+    knobs: ClassVar[tuple[Knob, ...]] = (
         Choice(
             name="quantization",
             default="none",
@@ -101,7 +101,7 @@ def _to_int8(block: nn.Module) -> None:
         if type(module) is nn.Linear:
             # Only forward differs; the weight stays an ordinary parameter, which every data-parallel kind can hold.
             module.__class__ = Int8MixedPrecisionTrainingLinear
-            module.config = Int8MixedPrecisionTrainingConfig()  # type: ignore[assignment]
+            module.config = Int8MixedPrecisionTrainingConfig()
 
 
 def _to_float8(block: nn.Module, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -34,10 +34,8 @@ class TensorParallel(Strategy):
     name = "tensor_parallel"
     slot = Slot.TENSOR
     summary = "each layer's matrices divided over the ranks of a group"
-    knobs: tuple[Knob, ...] = (
-        Range(
-            name="tp", default=1, low=1, high=1024, integer=True, points=(1, 2, 4, 8), unit="ranks", doc="degree"
-        ),
+    knobs: ClassVar[tuple[Knob, ...]] = (
+        Range(name="tp", default=1, low=1, high=1024, integer=True, points=(1, 2, 4, 8), unit="ranks", doc="degree"),
         Choice(
             name="sequence_parallel",
             default=False,
@@ -135,7 +133,7 @@ class Divider:
             found = nn.functional.embedding((tokens - first).masked_fill(elsewhere, 0), module.weight)
             return _Leave.apply(found.masked_fill(elsewhere.unsqueeze(-1), 0), self.group)  # type: ignore[no-any-return]
 
-        module.forward = look_up  # type: ignore[method-assign]
+        module.forward = look_up  # type: ignore[method-assign, assignment]
 
     def _sequence(self, path: str, module: nn.Module) -> None:
         if not self.sequence:
@@ -144,14 +142,14 @@ class Divider:
 
         # Each rank sees only its tokens, so the gradients of these small weights are partial sums.
         def forward(x: torch.Tensor) -> torch.Tensor:
-            module.forward = inner.__get__(module)  # type: ignore[method-assign]
+            module.forward = inner.__get__(module)
             weights = {name: _Enter.apply(p, self.group) for name, p in module.named_parameters()}
             try:
                 return functional_call(module, weights, (x,))  # type: ignore[no-any-return]
             finally:
-                module.forward = forward  # type: ignore[method-assign]
+                module.forward = forward
 
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
 
     # -- helpers
 

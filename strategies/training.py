@@ -145,7 +145,7 @@ class Training:
     # -- parameters
 
     def units(self, part: nn.Module) -> list[tuple[str, nn.Module]]:
-        """The modules that are sharded, prefetched and compiled one by one: (name, block), in order of the forward pass."""
+        """The modules that are sharded, prefetched and compiled one by one: (name, block), in forward order."""
         return [(name, part.get_submodule(name)) for name in self.facts.model.blocks if has_submodule(part, name)]
 
     def materialise(self, module: nn.Module, prefix: str = "") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -22,7 +22,7 @@ class Zero1(Strategy):
     name = "zero1"
     slot = Slot.DATA
     summary = "optimizer states divided over the data-parallel ranks"
-    knobs: tuple[Knob, ...] = (
+    knobs: ClassVar[tuple[Knob, ...]] = (
         Choice(
             name="zero1_impl",
             default="flat",

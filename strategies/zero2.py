@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from strategies import zero3
 from strategies.base import Choice, Facts, Knob, Setting, Settings, Slot, Strategy
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Zero2(Strategy):
-    """Optimizer state and gradients divided over the data-parallel ranks (Rajbhandari et al. 2020, arXiv:1910.02054)."""
+    """Optimizer state and gradients divided over the ranks (Rajbhandari et al. 2020, arXiv:1910.02054)."""
 
     name = "zero2"
     slot = Slot.DATA
     summary = "optimizer states and gradients divided over the data-parallel ranks"
-    knobs: tuple[Knob, ...] = (
+    knobs: ClassVar[tuple[Knob, ...]] = (
         Choice(
             name="zero2_impl",
             default="flat",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, Comm, ReduceScatter
 
 from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Strategy
 from strategies.collectives import Pending, all_gather, exchanges_chunks, reduce_scatter
@@ -27,7 +27,7 @@ class Zero3(Strategy):
     name = "zero3"
     slot = Slot.DATA
     summary = "parameters, gradients and optimizer states divided over the data-parallel ranks (FSDP2)"
-    knobs: tuple[Knob, ...] = (
+    knobs: ClassVar[tuple[Knob, ...]] = (
         Range(
             name="blocks_per_unit",
             default=1,
@@ -135,8 +135,8 @@ def _set_collectives(part: nn.Module, training: Training) -> None:
             module.set_custom_reduce_scatter(_ChunkReduceScatter())
 
 
-class _Allocates:
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+class _Allocates(Comm):
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
 
@@ -145,7 +145,7 @@ class _ChunkAllGather(_Allocates, AllGather):
 
     def __call__(
         self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: dist.ProcessGroup, async_op: bool = False
-    ) -> Pending | None:  # type: ignore[override]
+    ) -> Any:
         mine = output_tensor.chunk(dist.get_world_size(group))[dist.get_rank(group)]
         if mine.data_ptr() != input_tensor.data_ptr():
             mine.copy_(input_tensor)
@@ -162,7 +162,7 @@ class _ChunkReduceScatter(_Allocates, ReduceScatter):
         group: dist.ProcessGroup,
         op: Any,
         async_op: bool = False,
-    ) -> Pending | None:  # type: ignore[override]
+    ) -> Any:
         chunk = reduce_scatter(input_tensor.view(-1), group)
         average = op == dist.ReduceOp.AVG
 

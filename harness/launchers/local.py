@@ -53,16 +53,18 @@ class LocalLauncher(Launcher):
 
 
 def _run(target: Callable[[Any, int], None] | None, job: Job, rank: int) -> None:
-    if target is None:
-        from harness.trial.rank import main as target
-    target(job, rank)
+    from harness.trial import rank as rank_side
+
+    (target or rank_side.main)(job, rank)
 
 
 @contextlib.contextmanager
 def _environment() -> Any:
     before = dict(os.environ)
     # The server must find what this process finds, wherever it was started from.
-    os.environ.update({**ENVIRONMENT, **before, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)})
+    os.environ.update(
+        {**ENVIRONMENT, **before, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    )
     try:
         yield
     finally:

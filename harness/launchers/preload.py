@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 NEEDED = (
     "torch",
@@ -30,7 +31,7 @@ OPTIONAL = (
 
 
 @contextlib.contextmanager
-def _quiet() -> object:
+def _quiet() -> Iterator[None]:
     kept = os.dup(2)
     with open(os.devnull, "w") as null:
         os.dup2(null.fileno(), 2)
@@ -48,7 +49,7 @@ def load() -> None:
     sys.setswitchinterval(0.005)
     for name in NEEDED:
         importlib.import_module(name)
-    with _quiet():  # type: ignore[attr-defined]
+    with _quiet():
         for name in OPTIONAL:
             if importlib.util.find_spec(name.partition(".")[0]):
                 importlib.import_module(name)

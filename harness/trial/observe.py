@@ -86,6 +86,10 @@ class Observer(TorchDispatchMode):
             return
         group = next((a for a in pytree.tree_leaves(args) if isinstance(a, torch.ScriptObject)), None)
         world = dist.ProcessGroup.unbox(group).size() if group is not None else dist.get_world_size()
-        source = args[1] if name in ("_allgather_base_", "_reduce_scatter_base_", "allgather_", "reduce_scatter_") else args[0]
+        source = (
+            args[1]
+            if name in ("_allgather_base_", "_reduce_scatter_base_", "allgather_", "reduce_scatter_")
+            else args[0]
+        )
         size = sum(t.numel() * t.element_size() for t in pytree.tree_leaves(source) if isinstance(t, torch.Tensor))
         self.sent_bytes += size * share(world)

@@ -129,9 +129,7 @@ class Runner:
         return summary.training_seconds(trace)
 
     def _follow(self, job: Job) -> Trace:
-        return follow(
-            self.launcher, job, self.deadlines, memory_limit=self.memory_limit, on_step=self.on_step
-        )
+        return follow(self.launcher, job, self.deadlines, memory_limit=self.memory_limit, on_step=self.on_step)
 
     @contextlib.contextmanager
     def _job(self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement) -> Iterator[Job]:

@@ -47,7 +47,8 @@ class Attention(nn.Module):
         heads = features // (3 * self.head_dim)
         q_BHLK, k_BHLK, v_BHLK = qkv.view(batch, length, 3, heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         y_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=True)
-        return self.proj(y_BHLK.transpose(1, 2).reshape(batch, length, heads * self.head_dim))
+        out_BLD: torch.Tensor = self.proj(y_BHLK.transpose(1, 2).reshape(batch, length, heads * self.head_dim))
+        return out_BLD
 
 
 class FeedForward(nn.Module):
@@ -59,7 +60,8 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
-        return self.down(F.gelu(self.up(x_BLD)))
+        out_BLD: torch.Tensor = self.down(F.gelu(self.up(x_BLD)))
+        return out_BLD
 
 
 class Block(nn.Module):
@@ -74,7 +76,8 @@ class Block(nn.Module):
 
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
         x_BLD = x_BLD + self.attention(self.norm_attention(x_BLD))
-        return x_BLD + self.feed_forward(self.norm_feed_forward(x_BLD))
+        x_BLD = x_BLD + self.feed_forward(self.norm_feed_forward(x_BLD))
+        return x_BLD
 
 
 class Stem(nn.Module):
@@ -86,7 +89,8 @@ class Stem(nn.Module):
         self.positions = nn.Embedding(seq, width)
 
     def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
-        return self.tokens(tokens_BL) + self.positions.weight[: tokens_BL.shape[1]]
+        x_BLD: torch.Tensor = self.tokens(tokens_BL) + self.positions.weight[: tokens_BL.shape[1]]
+        return x_BLD
 
 
 class Head(nn.Module):
@@ -98,7 +102,8 @@ class Head(nn.Module):
         self.logits = nn.Linear(width, vocab, bias=False)
 
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
-        return self.logits(self.norm(x_BLD))
+        logits_BLV: torch.Tensor = self.logits(self.norm(x_BLD))
+        return logits_BLV
 
 
 class GptModel(nn.Module):
@@ -106,11 +111,12 @@ class GptModel(nn.Module):
 
     def __init__(self, config: Gpt) -> None:
         super().__init__()
-        self.stem: nn.Module | None = Stem(config.vocab_size, config.seq, config.width)
+        stem = Stem(config.vocab_size, config.seq, config.width)
         self.blocks = nn.ModuleDict({str(i): Block(config.width, config.heads) for i in range(config.blocks)})
         head = Head(config.vocab_size, config.width)
         if config.tied:
-            head.logits.weight = self.stem.tokens.weight  # type: ignore[union-attr, assignment]
+            head.logits.weight = stem.tokens.weight
+        self.stem: nn.Module | None = stem
         self.head: nn.Module | None = head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

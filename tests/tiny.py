@@ -1,0 +1,115 @@
+"""Small workloads, and a short way to run their plans for real."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import strategies
+from harness import feasible
+from harness.launchers.base import Launcher
+from harness.plan import Plan, complete
+from harness.store import Store
+from harness.trial.job import Measurement
+from harness.trial.runner import Runner
+from harness.workloads.base import Workload
+from harness.workloads.gpt import Gpt
+from strategies import Facts, Knob, Setting
+
+STEPS = 8
+"""Steps that are compared with one process in fp32."""
+
+
+@dataclass(frozen=True)
+class Stairs:
+    """Tokens that need no file: each window climbs through the vocabulary in steps of its own height."""
+
+    vocab_size: int = 64
+    data_id: str = "stairs"
+    description: str = "stairs"
+
+    def windows(self, step: int, indices: npt.ArrayLike, seq_len: int, seed: int) -> npt.NDArray[np.int64]:
+        """`[len(indices), seq_len + 1]`, from (seed, step, index) alone."""
+        drawn = [np.random.default_rng([seed, step, index]).integers(1, self.vocab_size, 2) for index in indices]
+        start, height = np.array(drawn).T[:, :, None]
+        return (start + height * np.arange(seq_len + 1)) % self.vocab_size
+
+    def store(self) -> None:
+        """Nothing to write."""
+
+
+def gpt(*, vocab: int = 64, **changes: Any) -> Gpt:
+    """A transformer of 0.2 M parameters, whose every size can be changed."""
+    sizes: dict[str, Any] = {"global_batch_size": 8, "blocks": 4, "width": 64, "heads": 4, "seq": 32}
+    return Gpt(name="tiny", data=Stairs(vocab), **{**sizes, **changes})
+
+
+def knobs() -> tuple[Knob, ...]:
+    """The knobs of every registered strategy."""
+    return strategies.knobs(strategies.registry().values())
+
+
+def facts(workload: Workload, world_size: int) -> Facts:
+    """What strategies may know of a workload on this machine's CPU."""
+    return Facts(
+        device_type="cpu",
+        world_size=world_size,
+        global_batch_size=workload.global_batch_size,
+        seq_len=workload.seq_len,
+        workload=workload.name,
+        model=workload.facts(),
+        extras=frozenset(name for name in ("torchao",) if importlib.util.find_spec(name)),
+        compiler=shutil.which("g++") is not None,
+    )
+
+
+def plan(settings: Mapping[str, Setting]) -> Plan:
+    """The plan with these settings; two or more data-parallel ranks use ddp unless told otherwise."""
+    kind = {"data_parallel": "ddp"} if settings.get("dp", 1) != 1 else {}
+    return complete({**kind, **settings}, knobs())
+
+
+def why_not(settings: Mapping[str, Setting], workload: Workload) -> str | None:
+    """Why a plan of these settings cannot run, in one sentence, or None."""
+    tried = plan(settings)
+    return feasible.why_not(tried, facts(workload, tried.world_size), strategies.registry().values())
+
+
+class Laboratory:
+    """Runs plans as trials whose first `STEPS` steps are compared with one process in fp32.
+
+    Args:
+        launcher: starts the ranks.
+        folder: of the store.
+    """
+
+    def __init__(self, launcher: Launcher, folder: Path) -> None:
+        self.runner = Runner(
+            launcher=launcher,
+            store=Store(folder),
+            hardware_id="here",
+            sweep="tests",
+            cores=2,
+            measurement=Measurement(warmup_steps=STEPS, min_steps=1, max_steps=1, seconds=0.0),
+        )
+
+    def run(self, settings: Mapping[str, Setting], workload: Workload, **changes: Any) -> dict[str, Any]:
+        """The recorded row of a plan of these settings.
+
+        Args:
+            settings: knob -> value.
+            workload: what to train.
+            changes: fields of the `Runner` that are different this time.
+        """
+        if workload.workload_id not in self.runner.references:
+            self.runner.reference(plan({"micro_batch_size": 1}), workload, facts(workload, 1), STEPS)
+        tried = plan(settings)
+        runner = replace(self.runner, **changes)
+        return runner.run(tried, workload, facts(workload, tried.world_size)).row

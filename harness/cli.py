@@ -144,16 +144,22 @@ def main() -> NoReturn:
 
 
 def _sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
+    import time
+
+    began = time.monotonic()
+    from harness import launchers
     from harness.config import load_config
     from harness.display import SweepDisplay, print_result
-    from harness.experiment import prepare
-    from harness.report.view import SweepView
-    from harness.sweep import Sweep
 
     config = load_config(path, options)
     console = _console(to_stderr=as_json)
-    with SweepDisplay(console, config.seconds, config.trials) as display:
-        job = Sweep(prepare(config), display)
+    with launchers.create("local") as launcher, SweepDisplay(console, config.seconds, config.trials) as display:
+        launcher.warm_up()  # its imports take as long as ours and go on meanwhile
+        from harness.experiment import prepare
+        from harness.report.view import SweepView
+        from harness.sweep import Sweep
+
+        job = Sweep(prepare(config), display, launcher, began)
         ended = job.run()
     view = SweepView.read(job.store, ended.hardware_id, ended.name) if ended.page else None
     if view is not None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.experiment import Experiment
+if TYPE_CHECKING:
+    from harness.experiment import Experiment
+    from harness.search.evaluation import Event
+    from harness.trial.runner import Result
+
 from harness.records import Outcome
 from harness.report.format import percent, rate, size
 from harness.report.view import SweepView
-from harness.search.evaluation import Event
-from harness.trial.runner import Result
 
 SHOWN = 15
 """Rows of the ranked table on the terminal; the report has all."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import filelock
 
-from harness import __version__, launchers, repeat, report
+from harness import __version__, repeat, report
 from harness.config import OBJECTIVES, Direction, parse_duration
 from harness.errors import InputError, MeasurementError, StoreError
 from harness.experiment import Experiment
@@ -73,11 +73,18 @@ class Ended:
 
 @dataclass
 class Sweep:
-    """One run of a sweep."""
+    """One run of a sweep.
+
+    Args:
+        experiment: what to search, checked.
+        display: told of everything that happens.
+        launcher: starts the ranks; the caller closes it.
+        began: monotonic time from which the time budget counts, in s.
+    """
 
     experiment: Experiment
     display: Display
-    launcher: Launcher | None = None
+    launcher: Launcher
     began: float = field(default_factory=time.monotonic)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -99,13 +106,12 @@ class Sweep:
         """
         spaces = self.experiment.spaces()
         recorded = self._recorded()
-        with self._lock(), _terminate_as_interrupt(), self.launcher or launchers.create("local") as launcher:
-            launcher.warm_up()
+        with self._lock(), _terminate_as_interrupt():
             study = open_study(self._journal, self.name, [d for _, d in self._objectives])
             for workload in self.experiment.workloads.values():
                 workload.prepare()
             self.display.started(self.experiment, self.name)
-            runner = self._runner(launcher)
+            runner = self._runner()
             self._write_info(None)
             try:
                 self._references(runner)
@@ -171,10 +177,10 @@ class Sweep:
         except OSError as error:
             raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
 
-    def _runner(self, launcher: Launcher) -> Runner:
+    def _runner(self) -> Runner:
         config = self.experiment.config
         return Runner(
-            launcher=launcher,
+            launcher=self.launcher,
             store=self.store,
             hardware_id=self.hardware_id,
             sweep=self.name,

@@ -20,7 +20,7 @@ STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 
 
 class PipelineParallel(Strategy):
-    """torch.distributed.pipelining with GPipe (Huang et al. 2019), 1F1B and its interleaved form (Narayanan et al. 2021)."""
+    """torch.distributed.pipelining with GPipe (Huang 2019), 1F1B and interleaved 1F1B (Narayanan 2021)."""
 
     name = "pipeline_parallel"
     slot = Slot.PIPELINE

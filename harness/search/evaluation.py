@@ -103,11 +103,10 @@ class Budget:
             return None
         left_s = self.seconds - elapsed_s
         if left_s <= 0:
-            return f"the time budget of {self.seconds:g} s is spent"
+            return "the time budget is spent"
         if left_s < trial_s:
             return (
-                f"{left_s:.1f} s of the time budget of {self.seconds:g} s are left, "
-                f"less than the {trial_s:.1f} s a trial usually takes"
+                f"the time budget is spent but for {left_s:.1f} s, less than the {trial_s:.1f} s a trial usually takes"
             )
         return None
 

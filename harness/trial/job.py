@@ -45,6 +45,8 @@ class Job:
     """Where each rank writes its events and output, and where they meet."""
     threads: int
     """CPU threads of each rank."""
+    memory_limit: int | None = None
+    """Bytes one rank may hold; on a device its allocator enforces it, on a CPU the parent watches."""
     measurement: Measurement = field(default_factory=Measurement)
 
     @property

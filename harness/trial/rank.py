@@ -51,6 +51,9 @@ def run(job: Job, rank: int, events: EventWriter) -> None:
     events.write("phase", name="build", held_bytes=held_bytes())
     device = device_of(rank)
     memory = memory_of(device)
+    if job.memory_limit is not None and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, job.memory_limit / total), device)
     torch.set_num_threads(job.threads)
     if job.world_size > 1:
         _join(job, rank, device)

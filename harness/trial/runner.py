@@ -54,7 +54,7 @@ class Runner:
     measurement: Measurement = field(default_factory=Measurement)
     deadlines: Deadlines = field(default_factory=Deadlines)
     memory_limit: int | None = None
-    """Bytes one rank may hold on a CPU."""
+    """Bytes one rank may hold."""
     on_step: Callable[[int], None] | None = None
     references: dict[str, Curve] = field(default_factory=dict)
     """Workload id -> fp32 curve of one process."""
@@ -66,7 +66,7 @@ class Runner:
         started_at, trial_id = datetime.now(UTC), new_trial_id()
         with self._job(plan, workload, facts, self.measurement) as job:
             try:
-                trace = self._follow(job)
+                trace = follow(self.launcher, job, self.deadlines, on_step=self.on_step)
             except KeyboardInterrupt:
                 self._record(trial_id, started_at, plan, workload, study_trial, _interrupted())
                 raise
@@ -80,6 +80,7 @@ class Runner:
                 **summary.measured(trace),
                 **self._numerics(trace, plan, workload, ending.outcome),
             }
+            row |= self._over_limit(row, facts)
             row["time_to_loss_s"] = self._time_to_loss(row, workload)
             steps = summary.step_rows(trial_id, trace)
         whole = self._record(trial_id, started_at, plan, workload, study_trial, row, steps)
@@ -128,9 +129,6 @@ class Runner:
         self.store.write_reference(workload.workload_id, rows)
         return summary.training_seconds(trace)
 
-    def _follow(self, job: Job) -> Trace:
-        return follow(self.launcher, job, self.deadlines, memory_limit=self.memory_limit, on_step=self.on_step)
-
     @contextlib.contextmanager
     def _job(self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement) -> Iterator[Job]:
         folder = Path(tempfile.mkdtemp(prefix="harness-trial-"))
@@ -141,6 +139,7 @@ class Runner:
                 facts=facts,
                 folder=folder,
                 threads=max(1, self.cores // plan.world_size),
+                memory_limit=self.memory_limit,
                 measurement=measurement,
             )
         finally:
@@ -161,6 +160,17 @@ class Runner:
         if not verdict.passed and ended is Outcome.OK:
             columns |= {"outcome": Outcome.NUMERICS, "outcome_reason": verdict.reason}
         return columns
+
+    def _over_limit(self, row: dict[str, Any], facts: Facts) -> dict[str, Any]:
+        """A trial that held more than it may, in a moment between two looks of the parent, did not fit either."""
+        peak = row.get("peak_memory_bytes")
+        if row["outcome"] is not Outcome.OK or self.memory_limit is None or not peak or peak <= self.memory_limit:
+            return {}
+        outcome = Outcome.OOM_HOST if facts.device_type == "cpu" else Outcome.OOM_DEVICE
+        return {
+            "outcome": outcome,
+            "outcome_reason": f"the worst rank held {peak} B where the memory limit is {self.memory_limit} B",
+        }
 
     def _time_to_loss(self, row: dict[str, Any], workload: Workload) -> float | None:
         """Every plan that passes the numerics follows the reference, so the steps to a loss are the workload's."""

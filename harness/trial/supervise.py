@@ -45,7 +45,6 @@ def follow(
     job: Job,
     deadlines: Deadlines,
     *,
-    memory_limit: int | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Trace:
     """Run a job to its end, whatever that is.
@@ -54,7 +53,6 @@ def follow(
         launcher: starts the ranks.
         job: what they run; its folder must exist.
         deadlines: when ranks count as hanging.
-        memory_limit: bytes one rank may hold on a CPU beyond what it held when it began.
         on_step: called with the number of finished steps as they come in.
 
     Raises:
@@ -64,7 +62,7 @@ def follow(
     readers = [EventReader(job.events_of(rank)) for rank in range(job.world_size)]
     trace = Trace(job, time.monotonic(), readers=readers)
     ranks = launcher.start(job)
-    watch = _Watch(trace, deadlines, memory_limit, on_step)
+    watch = _Watch(trace, deadlines, on_step)
     try:
         while ranks.running:
             trace.exits += ranks.wait(TICK)
@@ -82,10 +80,8 @@ def follow(
 class _Watch:
     """Decides when a trial must be ended from outside."""
 
-    def __init__(
-        self, trace: Trace, deadlines: Deadlines, memory_limit: int | None, on_step: Callable[[int], None] | None
-    ) -> None:
-        self.trace, self.deadlines, self.memory_limit, self.on_step = trace, deadlines, memory_limit, on_step
+    def __init__(self, trace: Trace, deadlines: Deadlines, on_step: Callable[[int], None] | None) -> None:
+        self.trace, self.deadlines, self.on_step = trace, deadlines, on_step
         self.last_sign = [trace.started] * trace.job.world_size
         self.failed_at: float | None = None
         self.steps = 0
@@ -126,15 +122,16 @@ class _Watch:
         return False
 
     def _holds_too_much(self, pids: dict[int, int]) -> bool:
-        if self.memory_limit is None or self.trace.job.facts.device_type != "cpu":
+        limit = self.trace.job.memory_limit
+        if limit is None or self.trace.job.facts.device_type != "cpu":
             return False
         for rank, pid in pids.items():
             build = self.trace.readers[rank].last("phase")
             with contextlib.suppress(psutil.Error):
                 info = psutil.Process(pid).memory_info()
                 held = info.rss - getattr(info, "shared", 0) - self.trace.readers[rank].baseline()
-                if build and held > self.memory_limit:
-                    self._stop("oom_host", f"rank {rank} held {held} B where the memory limit is {self.memory_limit} B")
+                if build and held > limit:
+                    self._stop("oom_host", f"rank {rank} held {held} B where the memory limit is {limit} B")
                     return True
         return False
 

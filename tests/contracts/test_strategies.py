@@ -1,0 +1,96 @@
+"""Every registered strategy, alone and with every other, computes what one process in fp32 computes.
+
+A new strategy needs nothing here: the plans are made of its own showcases. Of the ways in which two strategies can be
+combined, each way of using each of the two is tried once; all of them with --slow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import combinations, product
+from typing import Any
+
+import pytest
+
+import strategies
+from harness.plan import Plan
+from strategies import Setting, Slot, Strategy
+from tests.tiny import Laboratory, facts, gpt, why_not
+
+Settings = dict[str, Setting]
+
+MORE: dict[str, list[Settings]] = {
+    "ddp": [{"data_parallel": "ddp", "static_graph": True, "micro_batch_size": 4}],
+    "precision": [{"precision": "fp16"}],
+}
+"""Ways of using a strategy that no showcase shows."""
+
+DATA = [strategy for strategy in strategies.registry().values() if strategy.slot is Slot.DATA]
+
+
+def ways(strategy: Strategy) -> list[Settings]:
+    return [*strategy.showcases(facts(gpt(), 2)), *MORE.get(strategy.name, [])]
+
+
+def arranged(settings: Settings) -> Settings:
+    """On two ranks along every axis in use, or along dp; each replica's share in two micro-batches."""
+    data_parallel = "data_parallel" in settings or not settings.keys() & {"tp", "pp"}
+    return {"dp": 2, "micro_batch_size": 2, **settings} if data_parallel else {"micro_batch_size": 4, **settings}
+
+
+def case(settings: Settings, *, slow: bool = False) -> Any:
+    name = "-".join(str(value) if isinstance(value, str) else f"{knob}{value}" for knob, value in settings.items())
+    return pytest.param(settings, id=name, marks=[pytest.mark.slow] if slow else [])
+
+
+def alone() -> Iterator[Any]:
+    for strategy in strategies.registry().values():
+        yield from (case(settings, slow=strategy.name == "compile") for settings in ways(strategy))
+
+
+def pairs() -> Iterator[Any]:
+    for one, other in combinations(strategies.registry().values(), 2):
+        if one.slot is other.slot:
+            continue
+        ours, theirs = ways(one), ways(other)
+        needed = {(i % len(ours), i % len(theirs)) for i in range(max(len(ours), len(theirs)))}
+        for (i, a), (j, b) in product(enumerate(ours), enumerate(theirs)):
+            yield case({**a, **b}, slow=(i, j) not in needed or "compile" in (one.name, other.name))
+
+
+def assert_follows(laboratory: Laboratory, settings: Settings, **sizes: Any) -> None:
+    """Eight steps: losses within 1e-4 relative in fp32 and gradient norms within 1e-3, more for lower precisions."""
+    row = laboratory.run(settings, gpt(**sizes))
+    assert (row["outcome"], row["outcome_reason"], row["numerics"]) == ("ok", None, "pass")
+    assert row["numerics_max_rel_error"] <= row["numerics_tolerance"]
+
+
+def assert_a_sentence(reason: str) -> None:
+    assert re.fullmatch(r"\S.*\s.*[^.\s]", reason), reason
+
+
+@pytest.mark.parametrize("settings", alone())
+def test_a_strategy_follows_one_process(settings: Settings, laboratory: Laboratory) -> None:
+    assert why_not(arranged(settings), gpt()) is None
+    assert_follows(laboratory, arranged(settings))
+
+
+@pytest.mark.parametrize("settings", pairs())
+def test_two_strategies_follow_one_process_or_say_why_they_cannot(settings: Settings, laboratory: Laboratory) -> None:
+    reason = why_not(arranged(settings), gpt())
+    if reason is None:
+        assert_follows(laboratory, arranged(settings))
+    else:
+        assert_a_sentence(reason)
+
+
+@pytest.mark.parametrize("kind", [strategy.name for strategy in DATA])
+def test_data_tensor_and_pipeline_parallelism_compose_on_eight_ranks(kind: str, laboratory: Laboratory) -> None:
+    settings: Settings = {"data_parallel": kind, "dp": 2, "tp": 2, "pp": 2, "micro_batch_size": 2}
+    assert_follows(laboratory, settings, blocks=2)
+
+
+@pytest.mark.parametrize("kind", [strategy.name for strategy in DATA])
+def test_three_ranks_follow_one_process(kind: str, laboratory: Laboratory) -> None:
+    assert_follows(laboratory, {"data_parallel": kind, "dp": 3, "micro_batch_size": 1}, global_batch_size=6, blocks=3)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from harness import __version__
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,8 +77,7 @@ def sweep(
     """Search the plans of the strategies in play and rank them."""
     options = {key: value for key, value in locals().items() if key not in ("config", "as_json")}
     options |= {"strategies": _names(strategies), "precision": _names(precision), "set": tuple(set) if set else None}
-    options["global_batch"] = _numbers(global_batch)
-    _guarded(lambda: _sweep(config, options, as_json))
+    _guarded(lambda: _sweep(config, options | {"global_batch": _numbers(global_batch)}, as_json))
 
 
 @app.command(epilog="Example: python -m harness run --set data_parallel=zero1 --set micro_batch_size=4")
@@ -179,10 +178,9 @@ def _say_where(console: Console, config: SweepConfig, ended: Any) -> None:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    say(
-        f"\n{ended.summary.stopped}; {ended.summary.launched} trials in {ended.wall_s:.0f} s, ",
-    )
-    say(f"{shares(ended.training_s, ended.wall_s)} of it in training steps")
+    share = shares(ended.training_s, ended.wall_s)
+    trials = f"{ended.summary.launched} trials in {ended.wall_s:.0f} s, {share} of it in training steps"
+    say(f"\n{trials}; {ended.summary.stopped}")
     say(f"results   {config.results}/trials, {config.results}/steps")
     if ended.page is not None:
         say(f"report    {ended.page}")
@@ -219,7 +217,7 @@ def _run(plan_id: str | None, path: Path | None, pairs: list[str], options: dict
 
 def _report(name: str | None, results: Path, reports: Path) -> int:
     from harness import report as pages
-    from harness.errors import InputError, UnknownNameError
+    from harness.errors import UnknownNameError
     from harness.store import Store
 
     store = Store(results)

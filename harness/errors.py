@@ -38,7 +38,8 @@ class UnknownNameError(InputError):
         options = sorted(valid)
         close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}valid are {', '.join(options)}")
+        listed = f"valid are {', '.join(options)}" if options else "there is none yet"
+        super().__init__(f"unknown {kind} {name!r}: {hint}{listed}")
         self.kind, self.name, self.valid = kind, name, tuple(options)
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,10 +45,13 @@ class Stairs:
         """Nothing to write."""
 
 
-def gpt(*, vocab: int = 64, **changes: Any) -> Gpt:
-    """A transformer of 0.2 M parameters, whose every size can be changed."""
+G = TypeVar("G", bound=Gpt)
+
+
+def gpt(kind: type[G] = Gpt, *, vocab: int = 64, **changes: Any) -> G:  # type: ignore[assignment]
+    """A transformer of 0.2 M parameters, whose every size can be changed, or a `kind` of it."""
     sizes: dict[str, Any] = {"global_batch_size": 8, "blocks": 4, "width": 64, "heads": 4, "seq": 32}
-    return Gpt(name="tiny", data=Stairs(vocab), **{**sizes, **changes})
+    return kind(name="tiny", data=Stairs(vocab), **{**sizes, **changes})  # type: ignore[arg-type]
 
 
 def knobs() -> tuple[Knob, ...]:

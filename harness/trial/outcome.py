@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 from dataclasses import dataclass
@@ -66,10 +67,16 @@ def _killed(trace: Trace) -> Ending | None:
 def _of_exit(ended: RankExit, trace: Trace, reader: EventReader) -> tuple[Outcome, str]:
     if ended.status > 0:
         return Outcome.CRASH, f"rank {ended.rank} ended with exit status {ended.status} {where(reader)}"
-    name = signal.Signals(-ended.status).name
+    name = _signal_name(-ended.status)
     if name == "SIGKILL" and trace.kernel_oom_kills:
         return Outcome.OOM_HOST, f"the kernel's out-of-memory killer ended rank {ended.rank} {where(reader)}"
     return Outcome.CRASH, f"{name} ended rank {ended.rank} {where(reader)}"
+
+
+def _signal_name(number: int) -> str:
+    with contextlib.suppress(ValueError):  # real-time signals have no name
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 def _raised(trace: Trace) -> Ending | None:

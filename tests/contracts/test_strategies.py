@@ -14,16 +14,12 @@ from typing import Any
 import pytest
 
 import strategies
-from harness.plan import Plan
 from strategies import Setting, Slot, Strategy
 from tests.tiny import Laboratory, facts, gpt, why_not
 
 Settings = dict[str, Setting]
 
-MORE: dict[str, list[Settings]] = {
-    "ddp": [{"data_parallel": "ddp", "static_graph": True, "micro_batch_size": 4}],
-    "precision": [{"precision": "fp16"}],
-}
+MORE: dict[str, list[Settings]] = {"precision": [{"precision": "fp16"}]}
 """Ways of using a strategy that no showcase shows."""
 
 DATA = [strategy for strategy in strategies.registry().values() if strategy.slot is Slot.DATA]
@@ -45,6 +41,7 @@ def case(settings: Settings, *, slow: bool = False) -> Any:
 
 
 def alone() -> Iterator[Any]:
+    yield case({"data_parallel": "ddp", "static_graph": True, "micro_batch_size": 4})
     for strategy in strategies.registry().values():
         yield from (case(settings, slow=strategy.name == "compile") for settings in ways(strategy))
 
@@ -70,13 +67,13 @@ def assert_a_sentence(reason: str) -> None:
     assert re.fullmatch(r"\S.*\s.*[^.\s]", reason), reason
 
 
-@pytest.mark.parametrize("settings", alone())
+@pytest.mark.parametrize("settings", list(alone()))
 def test_a_strategy_follows_one_process(settings: Settings, laboratory: Laboratory) -> None:
     assert why_not(arranged(settings), gpt()) is None
     assert_follows(laboratory, arranged(settings))
 
 
-@pytest.mark.parametrize("settings", pairs())
+@pytest.mark.parametrize("settings", list(pairs()))
 def test_two_strategies_follow_one_process_or_say_why_they_cannot(settings: Settings, laboratory: Laboratory) -> None:
     reason = why_not(arranged(settings), gpt())
     if reason is None:

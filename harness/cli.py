@@ -282,9 +282,7 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     try:
         return None if text is None else tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise typer.BadParameter(
-            f"numbers separated by commas, but got {text!r}", param_hint="--global-batch"
-        ) from None
+        raise InputError(f"the global batch is one number, or several separated by commas, but got {text!r}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -49,13 +50,29 @@ class LocalLauncher(Launcher):
         return LocalRanks(processes)
 
     def close(self) -> None:
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]  # the server otherwise ends with this process
+        server: Any = forkserver._forkserver  # type: ignore[attr-defined]  # it offers no public way to end it early
+        if server._forkserver_pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server._forkserver_pid, signal.SIGTERM)  # it may be importing still, which takes seconds
+        server._stop()
 
 
 def _run(target: Callable[[Any, int], None] | None, job: Job, rank: int) -> None:
+    os.setsid()  # a group of its own, so that whatever the rank starts can be ended with it
+    _die_with_parent()
+    # The server ends when nobody holds this pipe; in the hands of ranks it would outlive a parent that was killed.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     from harness.trial import rank as rank_side
 
     (target or rank_side.main)(job, rank)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this rank when the fork server ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def ending_of(trace: Trace) -> Ending:
     if trace.stopped is not None:
         silent = min(range(len(trace.readers)), key=lambda r: _last_time(trace.readers[r]))
         return _ending(trace, Outcome(trace.stopped), trace.stopped_reason, silent)
-    for find in (_not_finite, _killed, _raised, _unfinished):
+    for find in (_not_finite, _vanished, _raised):
         ending = find(trace)
         if ending is not None:
             return ending
@@ -55,16 +55,18 @@ def _not_finite(trace: Trace) -> Ending | None:
     return None
 
 
-def _killed(trace: Trace) -> Ending | None:
+def _vanished(trace: Trace) -> Ending | None:
     for ended in trace.exits:
         reader = trace.readers[ended.rank]
-        if ended.status == 0 or reader.last("error") is not None:
-            continue
-        return _ending(trace, *_of_exit(ended, trace, reader), ended.rank)
+        finished = ended.status == 0 and reader.last("done") is not None
+        if not finished and reader.last("error") is None:
+            return _ending(trace, *_of_exit(ended, trace, reader), ended.rank)
     return None
 
 
 def _of_exit(ended: RankExit, trace: Trace, reader: EventReader) -> tuple[Outcome, str]:
+    if ended.status == 0:
+        return Outcome.CRASH, f"rank {ended.rank} ended {where(reader)} without having finished"
     if ended.status > 0:
         return Outcome.CRASH, f"rank {ended.rank} ended with exit status {ended.status} {where(reader)}"
     name = _signal_name(-ended.status)
@@ -86,13 +88,6 @@ def _raised(trace: Trace) -> Ending | None:
     _, rank, event = min(errors, key=lambda e: e[0])
     first_line = str(event["message"]).splitlines()[0]
     return _ending(trace, Outcome(event["outcome"]), f"rank {rank} raised {event['type']}: {first_line}", rank)
-
-
-def _unfinished(trace: Trace) -> Ending | None:
-    for rank, reader in enumerate(trace.readers):
-        if reader.last("done") is None:
-            return _ending(trace, Outcome.CRASH, f"rank {rank} ended {where(reader)} without having finished", rank)
-    return None
 
 
 def _ending(trace: Trace, outcome: Outcome, reason: str | None, rank: int) -> Ending:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -31,8 +29,6 @@ OBSERVED_STEP = 1
 
 def main(job: Job, rank: int) -> None:
     """Entry point of a rank's process; ends it with exit status 0, or 1 after writing an error event."""
-    os.setsid()
-    _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     output = os.open(job.output_of(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, sys.stdout.fileno())
@@ -49,7 +45,7 @@ def main(job: Job, rank: int) -> None:
 def run(job: Job, rank: int, events: EventWriter) -> None:
     """Train for the warm-up and the measured window, writing events."""
     events.write("phase", name="build", held_bytes=held_bytes())
-    device = device_of(rank)
+    device = device_of(rank, job.facts.device_type)
     memory = memory_of(device)
     if job.memory_limit is not None and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -203,13 +199,19 @@ class RankTrial:
             dist.barrier()
 
 
-def device_of(rank: int) -> torch.device:
-    """The accelerator of this rank, or the CPU; also made the current device."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
+def device_of(rank: int, device_type: str) -> torch.device:
+    """The device of this rank, also made the current one.
+
+    Raises:
+        RuntimeError: the plan was made for an accelerator that torch does not find here.
+    """
+    if device_type == "cpu":
         return torch.device("cpu")
-    torch.accelerator.set_device_index(rank % torch.accelerator.device_count())
-    return torch.device(accelerator.type, torch.accelerator.current_device_index())
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None or accelerator.type != device_type:
+        raise RuntimeError(f"torch finds {accelerator or 'no accelerator'} here, but the plan is for {device_type}")
+    torch.accelerator.set_device_index(rank)
+    return torch.device(device_type, rank)
 
 
 def outcome_of(error: BaseException) -> str:
@@ -237,14 +239,6 @@ def _join(job: Job, rank: int, device: torch.device) -> None:
 
 def _number(value: torch.Tensor | None) -> float | None:
     return None if value is None else float(value)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this rank when the fork server ends, however it ends (Linux)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _leave(status: int) -> None:

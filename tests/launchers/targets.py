@@ -1,0 +1,53 @@
+"""What ranks do in the tests of launchers, instead of training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+
+from harness.trial.job import Job
+
+MEETING = "pids"
+"""A named pipe in the job's folder: opening it waits for the other side."""
+
+
+def end_with_status(job: Job, rank: int) -> None:
+    """Exit statuses 0, 3, 6, ..."""
+    os._exit(3 * rank)
+
+
+def end_by_signal(job: Job, rank: int) -> None:
+    """Rank 0 is terminated, every other one killed."""
+    os.kill(os.getpid(), signal.SIGKILL if rank else signal.SIGTERM)
+
+
+def wait(job: Job, rank: int) -> None:
+    """Never end, and let a child never end either."""
+    _start_child(job)
+    threading.Event().wait()
+
+
+def leave_a_child(job: Job, rank: int) -> None:
+    """End at once, but the child does not."""
+    _start_child(job)
+
+
+def _start_child(job: Job) -> None:
+    child = subprocess.Popen(["sleep", "1000"])
+    with (job.folder / MEETING).open("w") as pipe:
+        pipe.write(f"{os.getpid()} {child.pid}\n")
+
+
+if __name__ == "__main__":
+    import sys
+    from dataclasses import replace
+    from pathlib import Path
+
+    from harness import launchers
+    from tests.trial.fakes import job
+
+    with launchers.create(sys.argv[1]) as launcher:
+        ranks = launcher.start(replace(job(), folder=Path(sys.argv[2])), wait)
+        ranks.wait(60.0)

@@ -166,6 +166,8 @@ def deepspeed(run: Run, stage: int) -> Step:
     """DeepSpeed's ZeRO with its own defaults; optimizer, clipping, micro-batch and accumulation as everywhere else."""
     import deepspeed
 
+    # Shared-memory collectives, for inference only: compiling them takes a minute, and a lock outlives an interruption.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     model = run.model()
     engine, optimizer, *_ = deepspeed.initialize(
         model=model,

@@ -228,10 +228,11 @@ def _report(name: str | None, results: Path, reports: Path) -> int:
     if not chosen:
         raise UnknownNameError("sweep", str(name), {sweep for _, sweep in known})
     hardware_id, sweep_name = chosen[-1]
-    page = pages.build(store, hardware_id, sweep_name, reports)
-    for problem in store.problems:
-        print(f"warning: {problem}", file=sys.stderr)
-    print(page)
+    try:
+        print(pages.build(store, hardware_id, sweep_name, reports))
+    finally:
+        for problem in store.problems:
+            print(f"warning: {problem}", file=sys.stderr)
     return 0
 
 

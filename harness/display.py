@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.trial.runner import Result
 
 from harness.records import Outcome
-from harness.report.format import percent, rate, size
+from harness.report.format import duration, percent, rate, size
 from harness.report.view import SweepView
 
 SHOWN = 15
@@ -122,13 +122,16 @@ def short(plan: Any) -> str:
 def ranked_table(view: SweepView) -> Table:
     """The best trials, the winner first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("#", view.unit, "95 % interval", "peak memory", "step", "numerics", "plan"):
+    timed = view.objective == "time-to-loss"
+    headings = ("#", *(["to the loss"] if timed else []), view.unit, "95 % interval", "peak memory", "step")
+    for heading in (*headings, "numerics", "plan"):
         table.add_column(heading, justify="left" if heading == "plan" else "right", overflow="fold")
     ties = {row["trial_id"] for row in view.ties}
     for place, row in enumerate(view.ranked[:SHOWN], start=1):
         middle, low, high = view.interval(row)
         table.add_row(
             f"{place}{'=' if row['trial_id'] in ties else ''}",
+            *([duration(row["time_to_loss_s"])] if timed else []),
             f"{middle:,.0f}",
             f"{low:,.0f} - {high:,.0f}",
             size(row["peak_memory_bytes"]),

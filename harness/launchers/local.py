@@ -50,7 +50,7 @@ class LocalLauncher(Launcher):
         return LocalRanks(processes)
 
     def close(self) -> None:
-        server: Any = forkserver._forkserver  # type: ignore[attr-defined]  # it offers no public way to end it early
+        server: Any = forkserver._forkserver  # it offers no public way to end it early
         if server._forkserver_pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(server._forkserver_pid, signal.SIGTERM)  # it may be importing still, which takes seconds

@@ -112,8 +112,9 @@ class FlatEngine(Engine):
         self.dtype = training.reduce_dtype or training.param_dtype
         self.buckets = self._fill_buckets(int(bucket_mb * 1e6))
         self.launch_after = training.accumulation if stage == 1 else 1
-        self.longest = max(bucket.flat.numel() for bucket in self.buckets)
-        self.pool = [self._new_buffer(self.longest) for _ in range(self.POOL)] if stage == 2 else []
+        self.pool: list[torch.Tensor] = []
+        self.buffers = 0
+        """Buffers there are, in the pool or lent."""
         self.in_flight: list[Bucket] = []
         self._hook_gradients()
         self._hook_forward()
@@ -158,7 +159,9 @@ class FlatEngine(Engine):
                 bucket.seen.add(index)
             p.grad = None
             bucket.arrivals += 1
-            if bucket.arrivals == len(bucket.parameters) * self.launch_after:
+            # Stages of a pipeline that share a bucket arrive several times before the others have arrived once.
+            whole = len(bucket.seen) == len(bucket.parameters)
+            if whole and bucket.arrivals >= len(bucket.parameters) * self.launch_after:
                 self._launch(bucket)
 
         return hook
@@ -167,10 +170,26 @@ class FlatEngine(Engine):
         length = bucket.flat.numel()
         if self.stage == 1:
             return self._new_buffer(length)
-        if not self.pool and self.in_flight:
-            self._collect(self.in_flight[0])
-        bucket.lent = self.pool.pop() if self.pool else self._new_buffer(self.longest)
+        bucket.lent = self._from_pool(length)
         return bucket.lent[:length]
+
+    def _from_pool(self, length: int) -> torch.Tensor:
+        """A buffer of at least this length: one that is free, one whose reduction is waited for, or a new one."""
+        while True:
+            fitting = [buffer for buffer in self.pool if buffer.numel() >= length]
+            if fitting:
+                chosen = min(fitting, key=torch.Tensor.numel)
+                self.pool = [buffer for buffer in self.pool if buffer is not chosen]
+                return chosen
+            if self.in_flight and self.buffers >= self.POOL:
+                self._collect(self.in_flight[0])
+                continue
+            if self.pool:  # free, but too short: a longer one takes its place
+                self.pool.sort(key=torch.Tensor.numel)
+                del self.pool[0]
+                self.buffers -= 1
+            self.buffers += 1
+            return self._new_buffer(length)
 
     def _launch(self, bucket: Bucket) -> None:
         assert bucket.buffer is not None

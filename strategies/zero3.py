@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, Comm, ReduceScatter
 
 from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Strategy
-from strategies.collectives import Pending, all_gather, exchanges_chunks, reduce_scatter
+from strategies.collectives import all_gather, exchanges_chunks, reduce_scatter
 from strategies.engine import ParameterEngine
 
 if TYPE_CHECKING:
@@ -145,11 +145,11 @@ class _ChunkAllGather(_Allocates, AllGather):
 
     def __call__(
         self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: dist.ProcessGroup, async_op: bool = False
-    ) -> Any:
+    ) -> None:
         mine = output_tensor.chunk(dist.get_world_size(group))[dist.get_rank(group)]
         if mine.data_ptr() != input_tensor.data_ptr():
             mine.copy_(input_tensor)
-        return _done_or_pending(all_gather(output_tensor, group), async_op)
+        all_gather(output_tensor, group).wait()  # FSDP2 itself waits for torch's own work handles only
 
 
 class _ChunkReduceScatter(_Allocates, ReduceScatter):
@@ -162,22 +162,10 @@ class _ChunkReduceScatter(_Allocates, ReduceScatter):
         group: dist.ProcessGroup,
         op: Any,
         async_op: bool = False,
-    ) -> Any:
-        chunk = reduce_scatter(input_tensor.view(-1), group)
-        average = op == dist.ReduceOp.AVG
-
-        def finish() -> torch.Tensor:
-            output_tensor.view(-1).copy_(chunk.wait())
-            return output_tensor.div_(dist.get_world_size(group)) if average else output_tensor
-
-        return _done_or_pending(Pending([], finish), async_op)
-
-
-def _done_or_pending(pending: Pending, async_op: bool) -> Pending | None:
-    if async_op:
-        return pending
-    pending.wait()
-    return None
+    ) -> None:
+        output_tensor.view(-1).copy_(reduce_scatter(input_tensor.view(-1), group).wait())
+        if op == dist.ReduceOp.AVG:
+            output_tensor.div_(dist.get_world_size(group))
 
 
 class FsdpEngine(ParameterEngine):

@@ -80,9 +80,11 @@ def interleaved(sides: Mapping[str, Callable[[], Measured]], repeats: int) -> di
     found: dict[str, list[Measured]] = {name: [] for name in sides}
     for repeat in range(repeats):
         for name, side in sides.items():
-            print(f"\r{repeat + 1}/{repeats} {name:60.60}", end="", file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"\r{repeat + 1}/{repeats} {name:60.60}", end="", file=sys.stderr, flush=True)
             found[name].append(side())
-    print(f"\r{'':70}\r", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(f"\r{'':70}\r", end="", file=sys.stderr)
     return found
 
 
@@ -129,11 +131,18 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *notes: st
         print(f"\n{note}")
 
 
-@contextmanager
-def runner(workload: str, *, world_size: int = 2, seconds: float = 2.5) -> Iterator[tuple[Runner, Experiment]]:
-    """A Runner as a sweep makes it, with its results in a folder that is removed, and what it was prepared from."""
+def experiment(workload: str, folder: str = "unused") -> Experiment:
+    """A default sweep on two ranks, prepared as the command prepares it; nothing is written."""
     from harness.config import SweepConfig
     from harness.experiment import prepare
+
+    results, reports = Path(folder, "results"), Path(folder, "reports")
+    return prepare(SweepConfig(workload=workload, world_size=2, results=results, reports=reports))
+
+
+@contextmanager
+def runner(workload: str, *, seconds: float = 2.5) -> Iterator[tuple[Runner, Experiment]]:
+    """A Runner as a sweep makes it, with its results in a folder that is removed, and what it was prepared from."""
     from harness.launchers import create
     from harness.store import Store
     from harness.trial.job import Measurement
@@ -141,27 +150,24 @@ def runner(workload: str, *, world_size: int = 2, seconds: float = 2.5) -> Itera
 
     with tempfile.TemporaryDirectory() as folder, create("local") as launcher:
         launcher.warm_up()
-        config = SweepConfig(
-            workload=workload, world_size=world_size, results=Path(folder, "results"), reports=Path(folder, "reports")
-        )
-        experiment = prepare(config)
-        next(iter(experiment.workloads.values())).prepare()
+        prepared = experiment(workload, folder)
+        next(iter(prepared.workloads.values())).prepare()
         made = Runner(
             launcher=launcher,
-            store=Store(config.results),
+            store=Store(prepared.config.results),
             hardware_id="benchmark",
             sweep="benchmark",
-            cores=experiment.hardware.usable_cores,
+            cores=prepared.hardware.usable_cores,
             measurement=Measurement(seconds=seconds),
         )
-        yield made, experiment
+        yield made, prepared
 
 
-def run_trial(made: Runner, experiment: Experiment, plan: Settings) -> Measured:
+def run_trial(made: Runner, prepared: Experiment, plan: Settings) -> Measured:
     """One trial; `fixed_s` is what Runner.run took beyond the training steps."""
-    workload = next(iter(experiment.workloads.values()))
+    workload = next(iter(prepared.workloads.values()))
     begin = time.perf_counter()
-    result = made.run(experiment.plan(plan), workload, experiment.facts(workload))
+    result = made.run(prepared.plan(plan), workload, prepared.facts(workload))
     wall_s = time.perf_counter() - begin
     if result.outcome != "ok":
         sys.exit(f"{json.dumps(plan)} ended with {result.outcome}: {result.row['outcome_reason']}")

@@ -29,10 +29,14 @@ import torch.distributed as dist
 
 from harness import workloads
 from harness.trial.clock import clock_for
-from harness.trial.memory import Memory, memory_of
 
 WARMUP_STEPS, MIN_STEPS = 4, 5
-DEFAULTS = {"micro_batch_size": 1, "bucket_mb": 25.0, "gradient_as_bucket_view": True, "static_graph": False}
+DEFAULTS: dict[str, Any] = {
+    "micro_batch_size": 1,
+    "bucket_mb": 25.0,
+    "gradient_as_bucket_view": True,
+    "static_graph": False,
+}
 DEFAULTS |= {"prefetch": 1, "reshard_after_forward": True, "pp_schedule": "1f1b"}
 
 
@@ -46,14 +50,11 @@ def main() -> None:
     device = torch.device("cuda", rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    if given.deepspeed_stage:
-        import deepspeed  # noqa: F401 - before the memory is counted, as torch is
-    memory = memory_of(device)
     torch.set_num_threads(given.threads or max(1, (os.cpu_count() or 1) // world))
     dist.init_process_group("nccl" if cuda else "gloo")
     run = plain_loops.Run(workload, {**DEFAULTS, **json.loads(given.plan)}, device)
     step = plain_loops.deepspeed(run, given.deepspeed_stage) if given.deepspeed_stage else None
-    found = _train(run, step or plain_loops.LOOPS[given.strategy](run), memory, given.seconds)
+    found = _train(run, step or plain_loops.LOOPS[given.strategy](run), given.seconds)
     if rank == 0:
         malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
         print(json.dumps({**found, "threads": torch.get_num_threads(), "malloc": malloc}))
@@ -73,8 +74,9 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _train(run: plain_loops.Run, step: plain_loops.Step, memory: Memory, seconds: float) -> dict[str, Any]:
-    clock, losses, indices = clock_for(run.device), [], np.array(run.indices)
+def _train(run: plain_loops.Run, step: plain_loops.Step, seconds: float) -> dict[str, Any]:
+    clock, indices = clock_for(run.device), np.array(run.indices)
+    losses: list[torch.Tensor | None] = []
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -88,13 +90,13 @@ def _train(run: plain_loops.Run, step: plain_loops.Step, memory: Memory, seconds
     usual = torch.tensor(statistics.median(clock.intervals()[1:]), device=run.device)
     dist.all_reduce(usual, op=dist.ReduceOp.MAX)
     count = max(MIN_STEPS, round(seconds / usual.item()))
-    memory.reset_peak()
+    run.memory.reset_peak()
     dist.barrier()
     clock.mark()
     clock.intervals()
     steps(count)
     times = clock.intervals()
-    training_s, peak = time.perf_counter() - begin, memory.peak()
+    training_s, peak = time.perf_counter() - begin, run.memory.peak()
     mine = (times, [None if loss is None else loss.item() for loss in losses[:8]], peak)
     ranks: list[Any] = [None] * run.world
     dist.all_gather_object(ranks, mine)

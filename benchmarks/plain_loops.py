@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from harness.trial.memory import Memory, memory_of
 
 Step = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
 """(number of the step, inputs, targets) -> mean loss of this rank's samples, None where it is not seen."""
@@ -24,13 +27,24 @@ class Run:
         share = workload.global_batch_size // self.world
         self.indices = range(self.rank * share, (self.rank + 1) * share)
 
+    @cached_property
+    def memory(self) -> Memory:
+        """Counts from its first use, when a loop has imported what it needs; the harness's ranks begin imported."""
+        import torch._dynamo  # noqa: F401 - an optimizer's first step imports it
+
+        return memory_of(self.device)
+
     def model(self) -> Any:
+        _ = self.memory
         with self.device:
             model = self.workload.build()
         with torch.no_grad():
             for name, p in model.named_parameters():
                 p.copy_(self.workload.initial(name, tuple(p.shape), self.device))
         return model
+
+    def micro_batches(self, *tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        return list(zip(*(torch.split(tensor, self.micro_batch) for tensor in tensors), strict=True))
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -49,7 +63,7 @@ class Run:
         def step(number: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             for group in optimizer.param_groups:
                 group["lr"] = self.config.lr_at(number)
-            micro = list(zip(inputs.split(self.micro_batch), targets.split(self.micro_batch), strict=True))
+            micro = self.micro_batches(inputs, targets)
             total = torch.zeros((), device=self.device)
             for i, (x, y) in enumerate(micro):
                 local = i < len(micro) - 1 and hasattr(model, "no_sync")
@@ -147,7 +161,7 @@ def recipe(run: Run) -> Step:
     import strategies
     from strategies.recipe import build
 
-    workload = run.workload
+    workload, _ = run.workload, run.memory
     facts = strategies.Facts(
         device_type=run.device.type, world_size=run.world, global_batch_size=workload.global_batch_size,
         seq_len=workload.seq_len, workload=workload.name, model=workload.facts(),
@@ -164,7 +178,7 @@ def recipe(run: Run) -> Step:
 
 def deepspeed(run: Run, stage: int) -> Step:
     """DeepSpeed's ZeRO with its own defaults; optimizer, clipping, micro-batch and accumulation as everywhere else."""
-    import deepspeed
+    import deepspeed  # type: ignore[import-untyped, unused-ignore]
 
     # Shared-memory collectives, for inference only: compiling them takes a minute, and a lock outlives an interruption.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -184,7 +198,7 @@ def deepspeed(run: Run, stage: int) -> Step:
         for group in optimizer.param_groups:
             group["lr"] = run.config.lr_at(number)
         losses = []
-        for x, y in zip(inputs.split(run.micro_batch), targets.split(run.micro_batch), strict=True):
+        for x, y in run.micro_batches(inputs, targets):
             loss = run.workload.loss(engine(x), y)
             engine.backward(loss)
             engine.step()

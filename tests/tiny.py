@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 import strategies
 from harness import feasible
@@ -52,6 +53,16 @@ def gpt(kind: type[G] = Gpt, *, vocab: int = 64, **changes: Any) -> G:  # type: 
     """A transformer of 0.2 M parameters, whose every size can be changed, or a `kind` of it."""
     sizes: dict[str, Any] = {"global_batch_size": 8, "blocks": 4, "width": 64, "heads": 4, "seq": 32}
     return kind(name="tiny", data=Stairs(vocab), **{**sizes, **changes})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spare(Gpt):
+    """A transformer with a weight that has no part in the loss."""
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        model.head.spare = nn.Linear(self.width, self.width, bias=False)  # type: ignore[union-attr]
+        return model
 
 
 def knobs() -> tuple[Knob, ...]:
@@ -102,6 +113,14 @@ class Laboratory:
             cores=2,
             measurement=Measurement(warmup_steps=STEPS, min_steps=1, max_steps=1, seconds=0.0),
         )
+
+    def follows(self, settings: Mapping[str, Setting], workload: Workload) -> dict[str, Any]:
+        """The row of a plan that follows one process: within 1e-4 relative in loss in fp32, 1e-3 in gradient norm."""
+        row = self.run(settings, workload)
+        assert row["outcome_reason"] is None
+        assert (row["outcome"], row["numerics"]) == ("ok", "pass")
+        assert row["numerics_max_rel_error"] <= row["numerics_tolerance"]
+        return row
 
     def run(self, settings: Mapping[str, Setting], workload: Workload, **changes: Any) -> dict[str, Any]:
         """The recorded row of a plan of these settings.

@@ -15,6 +15,9 @@ from typing import Any
 import common
 
 BUCKETS_MB = (2.0, 8.0, 25.0)
+RELEASING = {"stage3_max_reuse_distance": 0, "stage3_max_live_parameters": 0}
+"""By default DeepSpeed keeps a small model's parameters between forward and backward, as reshard_after_forward=false
+does; with this it frees them, as reshard_after_forward=true does."""
 Family = dict[str, Callable[[], common.Measured]]
 
 
@@ -22,8 +25,8 @@ def families(options: tuple[str, ...], threads: int, micro_batch_size: int) -> I
     """(name, its sides), the side that the others are compared with first."""
     base = {"dp": 2, "micro_batch_size": micro_batch_size}
 
-    def theirs(*what: str) -> Callable[[], common.Measured]:
-        return partial(common.plain, [*what, "--threads", str(threads)], base, *options)
+    def theirs(option: str, value: str, **more: Any) -> Callable[[], common.Measured]:
+        return partial(common.plain, [option, value, "--threads", str(threads)], {**base, **more}, *options)
 
     def ours(kind: str, variants: list[dict[str, Any]]) -> Family:
         plans = {label(kind, knobs): {**base, "data_parallel": kind, **knobs} for knobs in variants}
@@ -37,7 +40,11 @@ def families(options: tuple[str, ...], threads: int, micro_batch_size: int) -> I
     yield "ddp", {"DDP, its defaults": theirs("--strategy", "ddp"), **ours("ddp", buckets)}
     variants = {"zero1": buckets, "zero2": buckets, "zero3": gathers}
     for stage, (kind, knobs) in enumerate(variants.items(), start=1):
-        yield kind, {f"DeepSpeed stage {stage}": theirs("--deepspeed-stage", str(stage)), **ours(kind, knobs)}
+        family = {f"DeepSpeed stage {stage}": theirs("--deepspeed-stage", str(stage)), **ours(kind, knobs)}
+        if stage == 3:
+            name = "DeepSpeed stage 3, releasing"
+            family[name] = theirs("--deepspeed-stage", "3", zero_optimization=RELEASING)
+        yield kind, family
 
 
 def label(kind: str, knobs: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
@@ -25,11 +24,11 @@ def test_a_row_of_an_unknown_column_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-@pytest.mark.parametrize("missing", [{}, {"value": None}])
-def test_a_row_without_a_required_value_is_refused(name: str, missing: dict[str, Any]) -> None:
-    values = {key: value for key, value in REQUIRED.items() if key != name} | {name: v for v in missing.values()}
-    with pytest.raises(ValueError, match=name):
-        row(REFERENCES, values)
+def test_a_row_without_a_required_value_is_refused(name: str) -> None:
+    without = {key: value for key, value in REQUIRED.items() if key != name}
+    for values in (without, {**without, name: None}):
+        with pytest.raises(ValueError, match=name):
+            row(REFERENCES, values)
 
 
 @pytest.mark.parametrize("table", [(*PARTITIONS, *TRIALS), (*PARTITIONS, *STEPS), REFERENCES])

@@ -14,7 +14,7 @@ samples = st.lists(st.floats(0, 1e6), min_size=1, max_size=200)
 
 def coverage(n: int, low: int, high: int) -> float:
     """Probability that the median lies between the order statistics `low` and `high`, counted from 1."""
-    return sum(math.comb(n, k) for k in range(low, high)) / 2**n
+    return float(sum(math.comb(n, k) for k in range(low, high)) / 2**n)
 
 
 @given(samples)

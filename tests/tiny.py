@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,18 +38,18 @@ class Stairs:
 
     def windows(self, step: int, indices: npt.ArrayLike, seq_len: int, seed: int) -> npt.NDArray[np.int64]:
         """`[len(indices), seq_len + 1]`, from (seed, step, index) alone."""
-        drawn = [np.random.default_rng([seed, step, index]).integers(1, self.vocab_size, 2) for index in indices]
-        start, height = np.array(drawn).T[:, :, None]
-        return (start + height * np.arange(seq_len + 1)) % self.vocab_size
+        drawn = [
+            np.random.default_rng([seed, step, index]).integers(1, self.vocab_size, 2)
+            for index in np.asarray(indices).tolist()
+        ]
+        start, height = np.array(drawn, np.int64).T[:, :, None]
+        return np.asarray((start + height * np.arange(seq_len + 1)) % self.vocab_size, np.int64)
 
     def store(self) -> None:
         """Nothing to write."""
 
 
-G = TypeVar("G", bound=Gpt)
-
-
-def gpt(kind: type[G] = Gpt, *, vocab: int = 64, **changes: Any) -> G:  # type: ignore[assignment]
+def gpt(kind: type[Gpt] = Gpt, *, vocab: int = 64, **changes: Any) -> Gpt:
     """A transformer of 0.2 M parameters, whose every size can be changed, or a `kind` of it."""
     sizes: dict[str, Any] = {"global_batch_size": 8, "blocks": 4, "width": 64, "heads": 4, "seq": 32}
     return kind(name="tiny", data=Stairs(vocab), **{**sizes, **changes})  # type: ignore[arg-type]

@@ -77,7 +77,8 @@ def test_a_signal_is_told_as_its_negative_number(started: Launcher, tmp_path: Pa
 def test_killing_ends_the_ranks_and_what_they_started(started: Launcher, folder: Path) -> None:
     ranks = started.start(job(folder), targets.wait)
     children = met(folder)
-    assert (list(ranks.wait(0.0)), ranks.running) == ([], {0, 1})
+    assert list(ranks.wait(0.0)) == []
+    assert ranks.running == {0, 1}
     assert set(ranks.pids()) == {0, 1}
     assert set(ranks.pids().values()) == set(children)
     ranks.kill()

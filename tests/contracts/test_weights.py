@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 import strategies
-from harness.launchers.base import Launcher
+from harness.launchers.base import Launcher, RankExit
 from harness.trial import rank as rank_side
 from harness.trial.job import Job
 from strategies import Setting, Slot
@@ -47,7 +47,8 @@ def test_the_pieces_of_all_ranks_are_the_whole_model(
     degree = {"dp": 2} if "data_parallel" in settings else {}
     wanted = plan({**degree, "micro_batch_size": 2, **settings})
     job = Job(workload=workload, plan=wanted, facts=facts(workload, 2), folder=tmp_path, threads=1)
-    ranks, exits = launcher.start(job, save_weights), []
+    ranks = launcher.start(job, save_weights)
+    exits: list[RankExit] = []
     while ranks.running:
         exits += ranks.wait(60.0)
     assert [ended.status for ended in exits] == [0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def workload(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Each workload, on a short text where it takes one."""
     folder: Path = tmp_path_factory.mktemp("data")
     (folder / "text.txt").write_text("a text that is long enough to be cut into windows " * 100)
-    options = {"cache": folder / "cache", "global_batch_size": BATCH}
+    options: dict[str, Any] = {"cache": folder / "cache", "global_batch_size": BATCH}
     try:
         made = workloads.create(request.param, data=folder / "text.txt", **options)
     except InputError:
@@ -65,7 +66,9 @@ def test_the_facts_are_those_of_the_model(workload: Workload) -> None:
 def test_the_global_batch_does_not_depend_on_the_number_of_ranks(workload: Workload, ranks: int) -> None:
     for step in (0, 5):
         whole = workload.samples(step, np.arange(BATCH))
-        shares = [workload.samples(step, np.arange(BATCH)[rank * BATCH // ranks :][: BATCH // ranks]) for rank in range(ranks)]
+        shares = [
+            workload.samples(step, np.arange(BATCH)[rank * BATCH // ranks :][: BATCH // ranks]) for rank in range(ranks)
+        ]
         for at in (0, 1):
             assert torch.equal(torch.cat([share[at] for share in shares]), whole[at])
 

@@ -154,7 +154,7 @@ def test_a_budget_of_time_stops_when_a_usual_trial_no_longer_fits() -> None:
     machine = Machine(clock=Clock(), trial_s=10.0)
     summary = sweep(machine, seconds=39.0)
     assert len(machine.launched) == 3
-    assert "9.0 s of the time budget of 39 s are left, less than the 10.0 s a trial usually takes" in summary.stopped
+    assert "spent but for 9.0 s, less than the 10.0 s a trial usually takes" in summary.stopped
 
 
 def test_one_slow_trial_does_not_make_the_next_look_slow() -> None:
@@ -173,7 +173,7 @@ def test_one_slow_trial_does_not_make_the_next_look_slow() -> None:
 
 def test_no_time_launches_nothing() -> None:
     machine = Machine()
-    assert sweep(machine, seconds=0).stopped == "the time budget of 0 s is spent"
+    assert sweep(machine, seconds=0).stopped == "the time budget is spent"
     assert machine.launched == []
 
 

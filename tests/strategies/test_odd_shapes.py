@@ -24,6 +24,7 @@ DATA_PARALLEL: dict[str, Settings] = {
 }
 
 every_kind = pytest.mark.parametrize("kind", DATA_PARALLEL)
+every_stage = pytest.mark.parametrize("kind", ["ddp", "zero1", "zero2", "zero3"])
 
 
 def divided(kind: str, **settings: Setting) -> Settings:
@@ -40,7 +41,7 @@ def images(count: int = 50) -> Cnn:
 # -- weights in two places, or in none
 
 
-@every_kind
+@every_stage
 def test_tied_weights_under_data_parallelism(kind: str, laboratory: Laboratory) -> None:
     laboratory.follows(divided(kind), gpt(tied=True, blocks=2))
 
@@ -72,7 +73,7 @@ def test_ddp_says_that_a_weight_had_no_part_in_the_loss(kind: str, laboratory: L
 @pytest.mark.parametrize("tp", [2, 3])
 @pytest.mark.parametrize("sizes", [{"vocab": 67}, {"heads": 5, "width": 40}, {"heads": 3, "width": 24, "vocab": 64}])
 def test_sizes_that_tensor_parallelism_cannot_divide_evenly(
-    tp: int, sizes: dict[str, int], laboratory: Laboratory
+    tp: int, sizes: dict[str, Any], laboratory: Laboratory
 ) -> None:
     laboratory.follows({"tp": tp, "micro_batch_size": 4}, gpt(**{"blocks": 2, **sizes}))
 
@@ -104,7 +105,7 @@ def test_blocks_that_stages_cannot_share_evenly(schedule: str, pp: int, blocks: 
     ],
 )
 def test_what_cannot_be_divided_is_refused_with_its_values(
-    settings: Settings, sizes: dict[str, int], reason: str
+    settings: Settings, sizes: dict[str, Any], reason: str
 ) -> None:
     assert re.search(reason, str(why_not({"micro_batch_size": 1, **settings}, gpt(**sizes))))
 
@@ -133,20 +134,15 @@ def test_units_and_prefetching(more: Settings, laboratory: Laboratory) -> None:
 
 
 @every_kind
-def test_vectors_are_not_decayed(kind: str, laboratory: Laboratory) -> None:
-    strong = OptimizerConfig(lr=1e-2, weight_decay=5.0, warmup_steps=1)
+def test_vectors_are_not_decayed_and_gradients_not_clipped_unless_asked(kind: str, laboratory: Laboratory) -> None:
+    strong = OptimizerConfig(lr=1e-2, weight_decay=5.0, warmup_steps=1, clip_norm=0.0)
     laboratory.follows(divided(kind), gpt(blocks=2, optimizer=strong))
-
-
-@pytest.mark.parametrize("kind", ["ddp", "zero1", "zero3"])
-def test_gradients_that_are_not_clipped(kind: str, laboratory: Laboratory) -> None:
-    laboratory.follows(divided(kind), gpt(blocks=2, optimizer=OptimizerConfig(clip_norm=0.0)))
 
 
 # -- a model that is no transformer
 
 
-@every_kind
+@every_stage
 def test_a_convolutional_network_under_data_parallelism(kind: str, laboratory: Laboratory) -> None:
     row = laboratory.follows(divided(kind), images())
     assert 0.0 <= row["accuracy_last"] <= 1.0

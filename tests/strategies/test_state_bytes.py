@@ -1,4 +1,4 @@
-"""Training state that is divided takes the share of the memory that the theory says."""
+"""Training state that is divided takes the share of memory and communication that the theory says."""
 
 from __future__ import annotations
 
@@ -52,6 +52,21 @@ def test_zero2_divides_gradients_too_but_for_a_pool_of_two_buckets(laboratory: L
 @pytest.mark.parametrize("settings", [{"data_parallel": "zero3"}, {"data_parallel": "zero2", "zero2_impl": "fsdp2"}])
 def test_fsdp2_divides_everything_between_steps(settings: dict[str, Setting], laboratory: Laboratory) -> None:
     assert_about(state(laboratory, **settings), (0.5, 0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({"data_parallel": "ddp"}, 1.0),
+        ({"data_parallel": "zero1"}, 1.0),
+        ({"data_parallel": "zero2", "micro_batch_size": 4}, 1.0),
+        ({"data_parallel": "zero2", "micro_batch_size": 1}, 2.5),
+    ],
+)
+def test_a_rank_sends_what_the_theory_says(settings: dict[str, Setting], share: float, laboratory: Laboratory) -> None:
+    """Half of the gradients for each reduction of two ranks, and half of the parameters to gather them again."""
+    row = laboratory.follows({"dp": 2, "micro_batch_size": 2, **settings}, MODEL)
+    assert share <= row["comm_bytes_per_step"] / PARAMETERS <= share * SLACK
 
 
 def test_tensor_parallelism_divides_the_matrices(laboratory: Laboratory) -> None:

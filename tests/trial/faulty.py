@@ -29,7 +29,7 @@ class Faulty(Gpt):
     """The tiny transformer, with the identity of the one that is sound; in one process, as the reference, it is."""
 
     fault: str
-    """Name of a method, which rank 1 calls in step `STEP`; or "build" (rank 1), "nan" or "scale" (every step and rank)."""
+    """Name of a method, which rank 1 calls in step `STEP`; "build" on rank 1; "nan" or "scale" on every rank."""
 
     def build(self) -> nn.Module:
         if self.fault == "build" and _rank() == 1:
@@ -88,6 +88,6 @@ def _rank() -> int | None:
     return dist.get_rank() if dist.is_initialized() else None
 
 
-def faulty(fault: str) -> Faulty:
+def faulty(fault: str) -> Gpt:
     """The tiny transformer with a fault."""
     return gpt(Faulty, fault=fault)

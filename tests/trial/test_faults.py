@@ -36,7 +36,7 @@ def processes() -> set[int]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_told_apart_and_the_next_trial_is_sound(fault: str, laboratory: Laboratory) -> None:
     outcome, reason, phase, changes = FAULTS[fault]
-    laboratory.run(PLAN, faulty("none"))
+    laboratory.runner.launcher.warm_up()
     before = processes()
     row = laboratory.run(PLAN, faulty(fault), **{"deadlines": PATIENCE, **changes})
     assert row["outcome"] is outcome

@@ -4,6 +4,7 @@ import pytest
 
 from harness.records import STEPS, TRIALS, row
 from harness.trial.summary import curve, measured, plan_columns, step_rows, step_times, training_seconds
+from strategies import Setting
 from tests.tiny import gpt, plan
 from tests.trial.fakes import event, phase, step, trace, whole
 
@@ -65,7 +66,7 @@ def test_of_a_trial_that_failed_only_what_was_reached_is_known() -> None:
 
 
 def test_the_columns_of_a_plan_fill_a_row() -> None:
-    settings = {"dp": 2, "pp": 2, "data_parallel": "zero2", "bucket_mb": 4.0, "micro_batch_size": 1}
+    settings: dict[str, Setting] = {"dp": 2, "pp": 2, "data_parallel": "zero2", "bucket_mb": 4.0, "micro_batch_size": 1}
     columns = plan_columns(plan(settings), gpt())
     expected = {**settings, "pp_schedule": "1f1b", "grad_accumulation": 4, "world_size": 4, "global_batch_size": 8}
     assert {name: columns[name] for name in expected} == expected

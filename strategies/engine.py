@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from strategies.training import Training
 
 
+NORM_LENGTH = 1 << 16
+"""Longest piece whose norm is taken at once on a CPU, in elements."""
+
+
 @dataclass(frozen=True)
 class StateBytes:
     """Bytes of training state a rank holds, in B."""
@@ -171,6 +175,9 @@ def global_norm(gradients: list[tuple[torch.Tensor, float]], training: Training,
     total = torch.zeros((), device=training.device)
     for weight in sorted({share for _, share in gradients}):
         pieces = [grad for grad, share in gradients if share == weight]
+        if training.device.type == "cpu":
+            # There the norm of one long fp32 tensor adds up its squares one by one and loses digits.
+            pieces = [part for grad in pieces for part in grad.reshape(-1).split(NORM_LENGTH)]
         norms = torch._foreach_norm(pieces, 2, dtype=torch.float32)
         total += torch.stack(norms).square().sum() * (weight if reduce else 1.0)
     if reduce:

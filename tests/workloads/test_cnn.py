@@ -55,7 +55,7 @@ def test_the_digits_of_scikit_learn_are_read_whole() -> None:
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(InputError, match=r"pip install 'distributed-harness\[sklearn\]'"):
+    with pytest.raises(InputError, match=r"pip install 'distributed-harness\[cnn\]'"):
         load_digits()
 
 

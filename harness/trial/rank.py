@@ -109,6 +109,7 @@ class RankTrial:
     def measure(self) -> None:
         """A free-running window that one barrier opens."""
         count = self._agree_on_steps()
+        self._check_memory_limit()
         self.memory.reset_peak()
         self._barrier()
         self.events.write("phase", name="measure", steps=count)
@@ -119,6 +120,12 @@ class RankTrial:
             self._step("measure")
         self._report("measure")
         self.events.write("done", peak_memory_bytes=self.memory.peak(), peak_reserved_bytes=self.memory.reserved())
+
+    def _check_memory_limit(self) -> None:
+        """The peak until here is about to be forgotten, and the parent may not have looked when it was reached."""
+        limit, peak = self.job.memory_limit, self.memory.peak()
+        if limit is not None and peak > limit and self.training.device.type == "cpu":
+            raise MemoryError(f"it held {peak} B where the memory limit is {limit} B")
 
     def _step(self, phase: str) -> None:
         device = self.training.device

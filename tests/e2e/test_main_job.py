@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from harness.records import STEPS, TRIALS, Outcome
+from tests.html import Page
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--workload", "gpt:blocks=2,width=64,heads=2", "--seq-len", "32", "--measure", "0.3s", "--sampler", "random"]
@@ -114,7 +115,7 @@ def test_the_main_job_of_the_readme_runs_and_keeps_the_contract(tmp_path: Path) 
     assert (ok["pp"] > 1).any()
     assert set(ok["quantization"]) >= {"int8", "float8", "adamw8bit", "adamw4bit", "adamwfp8"}
     (page,) = (tmp_path / "reports").glob("*.html")
-    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page.read_text(encoding="utf-8"))
+    assert Page(page).references() == []
     (command,) = re.findall(r"^  (python -m harness run .*)$", ended.stdout, re.M)
     again = run([sys.executable, *shlex.split(command)[1:]], tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr

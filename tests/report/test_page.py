@@ -18,7 +18,6 @@ from harness.report.page import render
 from harness.report.panels.base import TOP
 from harness.report.view import SweepView
 from harness.store import Store
-
 from tests.html import Page
 
 from .rows import HARDWARE, SWEEP, failure, step_rows, trial

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from harness import __version__
-from harness.errors import HarnessError, InputError
+from harness.errors import HarnessError, InputError, StoreError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,7 +159,12 @@ def _sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
         from harness.sweep import Sweep
 
         job = Sweep(prepare(config), display, launcher, began)
-        ended = job.run()
+        try:
+            ended = job.run()
+        except StoreError:
+            display.close()
+            _show_recorded(console, config, job)
+            raise
     view = SweepView.read(job.store, ended.hardware_id, ended.name) if ended.page else None
     if view is not None:
         print_result(console, view, job.repeats)
@@ -169,6 +174,18 @@ def _sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
     if ended.summary.interrupted:
         return INTERRUPTED
     return 0 if view is not None and view.winner is not None else NOTHING_SUCCEEDED
+
+
+def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
+    """After a failure to write: what was recorded until then is whole, and the sweep can go on."""
+    from harness.display import print_result
+    from harness.repeat import resume_command
+    from harness.report.view import SweepView
+
+    if job.launched:
+        print_result(console, SweepView.read(job.store, job.hardware_id, job.name), job.repeats)
+        resume = resume_command(config, job.name)
+        console.print(f"\nresume    {resume}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_where(console: Console, config: SweepConfig, ended: Any) -> None:
@@ -189,18 +206,22 @@ def _say_where(console: Console, config: SweepConfig, ended: Any) -> None:
 
 
 def _answer(ended: Any, view: Any, repeats: dict[str, str]) -> dict[str, Any]:
-    """What a script may want to know of a sweep."""
-    winner = view.winner if view is not None else None
+    """What a script may want to know of a sweep; `winners` has the first of each ranking."""
+    winners = [_winner(row, repeats) for row in view.winners] if view is not None else []
     return {
         "sweep": ended.name,
         "hardware_id": ended.hardware_id,
         "stopped": ended.summary.stopped,
         "trials": ended.summary.launched_in_all,
         "outcomes": view.outcomes if view is not None else {},
-        "winner": None if winner is None else {k: _plain(v) for k, v in winner.items()},
-        "repeat": None if winner is None else repeats.get(winner["trial_id"]),
+        "winner": winners[0] if winners else None,
+        "winners": winners,
         "report": None if ended.page is None else str(ended.page),
     }
+
+
+def _winner(row: Any, repeats: dict[str, str]) -> dict[str, Any]:
+    return {**{name: _plain(value) for name, value in row.items()}, "repeat": repeats.get(row["trial_id"])}
 
 
 def _run(plan_id: str | None, path: Path | None, pairs: list[str], options: dict[str, Any], as_json: bool) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 from harness.records import Outcome
 from harness.report.format import duration, percent, rate, size
+from harness.report.labels import Row
 from harness.report.view import SweepView
 
 SHOWN = 15
@@ -54,6 +55,10 @@ class SweepDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop drawing, so that other lines can be printed."""
         self.progress.stop()
 
     def started(self, experiment: Experiment, name: str) -> None:
@@ -119,15 +124,15 @@ def short(plan: Any) -> str:
     return " ".join(map(str, words + (["compiled"] if plan["compile"] else [])))
 
 
-def ranked_table(view: SweepView) -> Table:
-    """The best trials, the winner first."""
+def ranked_table(view: SweepView, ranking: Sequence[Row]) -> Table:
+    """The best trials of a ranking, the winner first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     timed = view.objective == "time-to-loss"
     headings = ("#", *(["to the loss"] if timed else []), view.unit, "95 % interval", "peak memory", "step")
     for heading in (*headings, "numerics", "plan"):
         table.add_column(heading, justify="left" if heading == "plan" else "right", overflow="fold")
     ties = {row["trial_id"] for row in view.ties}
-    for place, row in enumerate(view.ranked[:SHOWN], start=1):
+    for place, row in enumerate(ranking[:SHOWN], start=1):
         middle, low, high = view.interval(row)
         table.add_row(
             f"{place}{'=' if row['trial_id'] in ties else ''}",
@@ -143,14 +148,16 @@ def ranked_table(view: SweepView) -> Table:
 
 
 def print_result(console: Console, view: SweepView, repeats: dict[str, str]) -> None:
-    """The ranked table, what failed, and the command that repeats the winner."""
+    """The ranked tables, what failed, and the commands that repeat the winners."""
     console.print()
     if view.winner is None:
         console.print("no plan succeeded:", style="bold")
-    else:
-        console.print(ranked_table(view))
-        if view.ties:
-            console.print(f"= cannot be told apart from the winner ({len(view.ties)} tied)", highlight=False)
+    for ranking in view.rankings:
+        if len(view.rankings) > 1:
+            console.print(f"global batch {ranking[0]['global_batch_size']}", style="bold", highlight=False)
+        console.print(ranked_table(view, ranking))
+        if ties := view.ties_with(ranking[0]):
+            console.print(f"= cannot be told apart from the winner ({len(ties)} tied)", highlight=False)
     failed = {name: count for name, count in view.outcomes.items() if name != Outcome.OK}
     if failed:
         counts = ", ".join(f"{count} {name}" for name, count in failed.items())
@@ -159,9 +166,10 @@ def print_result(console: Console, view: SweepView, repeats: dict[str, str]) -> 
         for row in view.failed[:SHOWN]:
             console.print(f"  {view.label(row)}: {row['outcome_reason']}", highlight=False, markup=False)
         return
-    command = repeats.get(view.winner["trial_id"])
-    if command:
-        console.print("\nrepeat the winner:", highlight=False)
+    commands = [repeats[winner["trial_id"]] for winner in view.winners if winner["trial_id"] in repeats]
+    if commands:
+        console.print(f"\nrepeat the winner{'s' if len(commands) > 1 else ''}:", highlight=False)
+    for command in commands:
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -185,7 +193,7 @@ def _figures(row: dict[str, Any]) -> Sequence[tuple[str, str]]:
         ("throughput", f"{rate(row['tokens_per_s'])} (95 % interval {interval}, {row['measured_steps']} steps)"),
         ("step", f"{row['step_time_s'] * 1000:.1f} ms"),
         ("peak memory", size(row["peak_memory_bytes"])),
-        ("sent", f"{size(row['comm_sizeper_step'])} a step" if row.get("comm_sizeper_step") is not None else "-"),
+        ("sent", f"{size(row['comm_bytes_per_step'])} a step" if row.get("comm_bytes_per_step") is not None else "-"),
         ("loss", f"{row['loss_first']:.4f} to {row['loss_last']:.4f}"),
         ("numerics", numerics),
         ("fixed cost", f"{row['launch_s'] + row['setup_s'] + row['teardown_s']:.2f} s"),

@@ -25,6 +25,7 @@ from harness.plan import Plan
 from harness.records import Outcome
 from harness.search import loop
 from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summary, Ticket
+from harness.search.spaces import Spaces
 from harness.search.study import open_study
 from harness.store import Store
 from harness.trial.job import Deadlines, Measurement
@@ -94,7 +95,10 @@ class Sweep:
         self.hardware_id = self.experiment.hardware.hardware_id
         self.store = Store(config.results)
         self.training_s = 0.0
+        self.launched = False
+        """Whether a trial of this run stands in the store."""
         self.repeats: dict[str, str] = {}
+        self._units: dict[str, tuple[float, ...]] = {}
 
     def run(self) -> Ended:
         """Search until the budget is spent or the user interrupts.
@@ -104,7 +108,7 @@ class Sweep:
             StoreError: a recorded file of this sweep is corrupt, or the results cannot be written.
             MeasurementError: the reference does not run.
         """
-        spaces = self.experiment.spaces()
+        spaces = Spaces(self.experiment.spaces(), compared=self._compared)
         recorded = self._recorded()
         with self._lock(), _terminate_as_interrupt():
             study = open_study(self._journal, self.name, [d for _, d in self._objectives])
@@ -140,6 +144,11 @@ class Sweep:
     @property
     def _objectives(self) -> tuple[tuple[str, Direction], ...]:
         return OBJECTIVES[self.experiment.config.objective]
+
+    @property
+    def _compared(self) -> bool:
+        """Whether the objective means the same for every workload of the sweep."""
+        return len(self.experiment.workloads) == 1 or self.experiment.config.objective == "time-to-loss"
 
     def _recorded(self) -> list[Recorded]:
         """The sweep's trials in the store, checked to be of these workloads."""
@@ -225,6 +234,7 @@ class Sweep:
         workload = self.experiment.workloads[ticket.global_batch_size]
         result = runner.run(plan, workload, self.experiment.facts(workload), ticket.number)
         self.training_s += result.training_s
+        self.launched = True
         self.repeats[result.trial_id] = self._repeat(plan, ticket.global_batch_size)
         self.display.recorded(result)
         return self._evaluation(result.row)
@@ -240,6 +250,10 @@ class Sweep:
         values = tuple(row.get(column) for column, _ in self._objectives)
         present = tuple(float(v) for v in values if v is not None and v == v)
         usable = outcome is Outcome.OK and len(present) == len(values)
+        if usable and not self._compared:
+            # Workloads are unequal work: each counts in units of its own first trial.
+            units = self._units.setdefault(row["workload_id"], present)
+            present = tuple(value / unit for value, unit in zip(present, units, strict=True))
         return Evaluation(
             trial_id=row["trial_id"],
             outcome=outcome,

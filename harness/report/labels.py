@@ -44,7 +44,7 @@ def labels(rows: Sequence[Row]) -> dict[str, str]:
     """trial_id -> the shortest name that tells a trial from the others of `rows`.
 
     It starts with strategy and degrees; then come the knobs that differ in the sweep, and those that differ only
-    between trials of this strategy. A second trial of the same plan ends with "(2)".
+    between trials of this strategy. A second trial of the same name ends with "(2)".
     """
     plans = {row["trial_id"]: settings(row) for row in rows}
     heads = {row["trial_id"]: _head(row, rows) for row in rows}
@@ -96,7 +96,7 @@ def _setting(name: str, value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _numbered(names: Mapping[str, str]) -> dict[str, str]:

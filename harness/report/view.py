@@ -67,10 +67,23 @@ class SweepView:
         return tuple({name: _value(name, value) for name, value in record.items()} for record in records)
 
     @cached_property
-    def ranked(self) -> tuple[Row, ...]:
-        """The ok trials, best first; those above the memory limit after all that respect it."""
+    def rankings(self) -> tuple[tuple[Row, ...], ...]:
+        """The ok trials, best first, those above the memory limit after all that respect it: one ranking for each
+        workload, smallest global batch first, or a single one where the objective compares workloads.
+        """
         ok = [row for row in self.rows if row["outcome"] == Outcome.OK]
-        return tuple(sorted(ok, key=lambda row: (self.over_limit(row), _descending(self._score(row)[0]))))
+        ok.sort(key=lambda row: (self.over_limit(row), _descending(self._score(row)[0])))
+        if self.objective == "time-to-loss" or not self.several_workloads:
+            return (tuple(ok),) if ok else ()
+        apart: dict[tuple[int, str], list[Row]] = {}
+        for row in ok:
+            apart.setdefault((row["global_batch_size"], row["workload_id"]), []).append(row)
+        return tuple(tuple(apart[workload]) for workload in sorted(apart))
+
+    @cached_property
+    def ranked(self) -> tuple[Row, ...]:
+        """The rankings one after another."""
+        return tuple(row for ranking in self.rankings for row in ranking)
 
     @cached_property
     def failed(self) -> tuple[Row, ...]:
@@ -78,23 +91,36 @@ class SweepView:
         return tuple(row for row in self.rows if row["outcome"] != Outcome.OK)
 
     @cached_property
+    def winners(self) -> tuple[Row, ...]:
+        """The first of each ranking."""
+        return tuple(ranking[0] for ranking in self.rankings)
+
+    @cached_property
     def winner(self) -> Row | None:
-        """The best ok trial, None if no trial is ok."""
-        return self.ranked[0] if self.ranked else None
+        """The first winner, None if no trial is ok."""
+        return self.winners[0] if self.winners else None
 
     @cached_property
     def ties(self) -> tuple[Row, ...]:
-        """The ok trials whose 95 % interval of the objective overlaps the winner's, best first.
+        """The ok trials whose 95 % interval of the objective overlaps that of the winner of their ranking, in order.
 
-        Memory has no interval: under that objective a tie is an equal peak. Trials above the memory limit, or of
-        another workload where the objective does not compare workloads, never tie.
+        Memory has no interval: under that objective a tie is an equal peak. Trials above the memory limit never tie.
         """
-        return tuple(row for row in self.ranked[1:] if self._ties(row, self.ranked[0]))
+        return tuple(row for first, *others in self.rankings for row in others if self._ties(row, first))
+
+    def ties_with(self, winner: Row) -> tuple[Row, ...]:
+        """The trials tied with a winner."""
+        ranking = next(ranking for ranking in self.rankings if ranking[0] is winner)
+        return tuple(row for row in ranking[1:] if self._ties(row, winner))
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """trial_id -> place in the ranking, from 1; failed trials are absent."""
-        return {row["trial_id"]: place for place, row in enumerate(self.ranked, start=1)}
+        """trial_id -> place in its ranking, from 1; failed trials are absent."""
+        return {row["trial_id"]: place for ranking in self.rankings for place, row in enumerate(ranking, start=1)}
+
+    def winner_of(self, row: Row) -> Row | None:
+        """The winner of the ranking a trial belongs to; for a failed trial, of its workload's."""
+        return next((w for w in self.winners if len(self.winners) == 1 or w["workload_id"] == row["workload_id"]), None)
 
     @cached_property
     def outcomes(self) -> dict[str, int]:
@@ -184,8 +210,6 @@ class SweepView:
 
     def _ties(self, row: Row, winner: Row) -> bool:
         if self.over_limit(row) and not self.over_limit(winner):
-            return False
-        if row["workload_id"] != winner["workload_id"] and self.objective != "time-to-loss":
             return False
         (_, low, high), (_, winner_low, winner_high) = self._score(row), self._score(winner)
         if low is None or high is None or winner_low is None or winner_high is None:

@@ -78,6 +78,9 @@ class Ledger:
 
     def ask(self) -> tuple[optuna.Trial, Point]:
         """The next enqueued point, or else the sampler's, with the trial that stands for it in the study."""
+        settled = self.spaces.turn(len(self.study.get_trials(deepcopy=False)))
+        if settled and not self.waiting:
+            self.study.enqueue_trial(settled)
         trial = self.study.ask()
         suggest = _suggesting(trial)
         point = _point_of(trial)

@@ -32,7 +32,7 @@ RANDOM_DRAWS = 300
 
 def run(
     study: optuna.Study,
-    space: Space | Mapping[int, Space],
+    space: Space | Mapping[int, Space] | Spaces,
     evaluate: Evaluate,
     refuse: Refuse,
     budget: Budget,
@@ -47,7 +47,7 @@ def run(
 
     Args:
         study: from `open_study`.
-        space: one space, or global batch size in samples -> its space.
+        space: one space, or global batch size in samples -> its space, or `Spaces`.
         evaluate: launches and records one trial.
         refuse: records one plan that cannot run; called once per plan.
         budget: when to stop launching.
@@ -62,7 +62,7 @@ def run(
         Exception: whatever `evaluate` or `refuse` raised, KeyboardInterrupt apart.
     """
     samplers.check(sampler, len(study.directions))
-    ledger = Ledger(study, Spaces(space))
+    ledger = Ledger(study, space if isinstance(space, Spaces) else Spaces(space))
     ledger.reconcile(recorded)
     # A resumed run must not draw the numbers of the first run again.
     seed += len(study.get_trials(deepcopy=False))

@@ -26,13 +26,21 @@ class Spaces:
 
     Args:
         spaces: one space, or global batch size in samples -> its space.
+        compared: whether a value at one size means the same at another, so that the sampler may prefer a size. If
+            not, the sizes take turns, and what is learnt at one size is not applied to the others.
     """
 
-    def __init__(self, spaces: Space | Mapping[int, Space]) -> None:
+    def __init__(self, spaces: Space | Mapping[int, Space], *, compared: bool = True) -> None:
         if isinstance(spaces, Space):
             spaces = {spaces.facts.global_batch_size: spaces}
         self._spaces = dict(spaces)
+        self._apart = len(self._spaces) > 1 and not compared
         self._same_layouts = len({tuple(space.layouts) for space in self._spaces.values()}) == 1
+
+    def turn(self, number: int) -> dict[str, Setting]:
+        """What is settled before a sampler draws for the trial of this number: the size whose turn it is."""
+        sizes = tuple(self._spaces)
+        return {GLOBAL_BATCH_SIZE: sizes[number % len(sizes)]} if self._apart else {}
 
     def draw(self, choose: Chooser) -> Point:
         """A point, each choice made by `choose`."""
@@ -83,7 +91,8 @@ class Spaces:
 
     def _name(self, size: int, name: str) -> str:
         # Optuna wants one set of candidates under one name, but a batch size may rule out layouts that another allows.
-        return name if name != LAYOUT or self._same_layouts else f"{LAYOUT}.batch{size}"
+        apart = self._apart or (name == LAYOUT and not self._same_layouts)
+        return f"{name}.batch{size}" if apart else name
 
     def _named(self, size: int, choose: Chooser) -> Chooser:
         return lambda name, domain: choose(self._name(size, name), domain)

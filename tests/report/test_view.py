@@ -53,6 +53,21 @@ def test_a_trial_above_the_memory_limit_cannot_win(make_view: View) -> None:
     assert ids(view.ties) == []
 
 
+def test_each_global_batch_is_ranked_for_itself(make_view: View) -> None:
+    large = {"workload_id": "gpt-nano-16", "global_batch_size": 16}
+    view = make_view([trial("a1", 900), trial("b2", 2000, **large), trial("c3", 1000), trial("d4", 1990, **large)])
+    assert [ids(ranking) for ranking in view.rankings] == [["c3", "a1"], ["b2", "d4"]]
+    assert ids(view.winners) == ["c3", "b2"]
+    assert view.places == {"c3": 1, "a1": 2, "b2": 1, "d4": 2}
+    assert ids(view.ties) == ["d4"]
+
+
+def test_a_time_to_loss_ranks_every_global_batch_together(make_view: View) -> None:
+    large = {"workload_id": "gpt-nano-16", "global_batch_size": 16}
+    rows = [trial("a1", time_to_loss_s=5.0), trial("b2", **large, time_to_loss_s=4.0)]
+    assert [ids(ranking) for ranking in make_view(rows, objective="time-to-loss").rankings] == [["b2", "a1"]]
+
+
 def test_trials_of_another_workload_are_not_tied(make_view: View) -> None:
     view = make_view([trial("a1"), trial("b2", workload_id="another")])
     assert view.several_workloads

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import optuna
 import pytest
@@ -10,6 +11,7 @@ from harness.records import Outcome
 from harness.search import samplers
 from harness.search.evaluation import Budget, Evaluation, Event, Phase
 from harness.search.loop import run
+from harness.search.spaces import Spaces
 from tests.search.fakes import Clock, Machine, small, space, throughput
 
 
@@ -209,6 +211,18 @@ def test_several_global_batches_are_tried_each_under_its_own_ticket() -> None:
     assert {size for size, _ in machine.launched} == {8, 3}
     assert all(size % plan["dp"] == 0 for size, plan in machine.launched)
     assert {t.params["global_batch_size"] for t in study.trials} == {8, 3}
+
+
+def test_batch_sizes_whose_values_do_not_compare_are_searched_in_turns() -> None:
+    both = {size: space("ddp", "tensor", "precision", global_batch_size=size) for size in (8, 32)}
+    machine, study = Machine(), memory_study()
+    sweep(machine, Spaces(both, compared=False), study, trials=24)
+    counts = Counter(size for size, _ in machine.launched)
+    assert min(counts.values()) >= 9
+    shared = [set(t.params) for t in study.trials if t.params]
+    small = set().union(*(names for names in shared if "layout.batch8" in names))
+    large = set().union(*(names for names in shared if "layout.batch32" in names))
+    assert small & large == {"global_batch_size"}
 
 
 def test_another_space_under_the_same_name_is_refused() -> None:

@@ -97,17 +97,20 @@ def _reading(view: SweepView) -> str:
         return f"No trial of {len(view.rows):,} is ok."
     order = {"memory": "least peak memory", "time-to-loss": "shortest time to the target loss"}
     best = order.get(view.objective, "most throughput")
+    if len(view.rankings) > 1:
+        best = f"each global batch ranked for itself, {best}"
     tied = f" ≈ marks the {fmt.count(len(view.ties), 'trial')} tied with the winner." if view.ties else ""
     return f"{fmt.count(len(view.ranked), 'ok trial')} of {len(view.rows):,}, {best} first.{tied}"
 
 
 def _columns(view: SweepView) -> tuple[Column, ...]:
-    mib, best = 1024.0**2, (view.winner or {}).get("tokens_per_s")
+    mib = 1024.0**2
 
     def get(name: str, scale: float = 1.0) -> Callable[[Row], float | None]:
         return lambda row: None if row[name] is None else row[name] / scale
 
     def against_winner(row: Row) -> float | None:
+        best = (view.winner_of(row) or {}).get("tokens_per_s")
         return None if not best or row["tokens_per_s"] is None else row["tokens_per_s"] / best - 1
 
     number = fmt.significant

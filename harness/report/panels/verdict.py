@@ -124,21 +124,23 @@ def _numerics(winner: Row) -> Fact:
 
 
 def _ties(view: SweepView) -> str:
-    if len(view.ranked) == 1:
+    ranking = view.rankings[0]
+    if len(ranking) == 1:
         return "It is the only trial that succeeded, so nothing was compared."
-    if not view.ties:
+    ties = view.ties_with(ranking[0])
+    if not ties:
         if view.objective == "memory":
-            return f"No other of the {len(view.ranked):,} ok trials needs as little."
-        second = view.label(view.ranked[1])
+            return f"No other of the {len(ranking):,} ok trials needs as little."
+        second = view.label(ranking[1])
         return f"No 95 % interval of another ok trial reaches its own; the next best is {second}."
-    names = fmt.listed([view.label(row) for row in view.ties])
+    names = fmt.listed([view.label(row) for row in ties])
     why = "which needs as much" if view.objective == "memory" else "whose 95 % interval overlaps its own"
-    return f"Tied with {fmt.count(len(view.ties), 'trial')} {why}: {names}.{_leanest(view)}"
+    return f"Tied with {fmt.count(len(ties), 'trial')} {why}: {names}.{_leanest(view, ties)}"
 
 
-def _leanest(view: SweepView) -> str:
+def _leanest(view: SweepView, ties: tuple[Row, ...]) -> str:
     """Which of the tied trials needs the least memory, where that decides between them."""
-    tied = [row for row in (view.ranked[0], *view.ties) if row["peak_memory_bytes"] is not None]
+    tied = [row for row in (view.ranked[0], *ties) if row["peak_memory_bytes"] is not None]
     lean = min(tied, key=lambda row: row["peak_memory_bytes"], default=None)
     if lean is None or view.objective == "memory":
         return ""
@@ -164,9 +166,13 @@ def _limit(view: SweepView, winner: Row) -> str:
 
 
 def _workloads(view: SweepView) -> str:
-    if not view.several_workloads or view.objective == "time-to-loss":
+    if len(view.winners) < 2:
         return ""
-    return "The sweep has several workloads (global batches): speeds of different workloads are not equal work."
+    others = [f"{view.label(row)} at {fmt.rate(row['tokens_per_s'])} {view.unit}" for row in view.winners[1:]]
+    return (
+        "Each global batch is a workload of its own and ranked for itself, since they are not equal work; "
+        f"the others' winners are {fmt.listed(others)}."
+    )
 
 
 def _why_none(view: SweepView) -> tuple[str, ...]:

@@ -7,8 +7,9 @@
     results/studies/NAME.log                               the Optuna journal
 
 A trial's steps are written before its row, so a row in `trials` is complete. Files are written under a hidden name,
-synchronised and renamed: a reader sees a file whole or not at all. A finished sweep's files are merged into one;
-if that is interrupted the leftovers are removed by the next merge, and reading drops rows that stand twice.
+synchronised and renamed: a reader sees a file whole or not at all. Now and then the small files of a sweep are merged,
+and when it has ended into one; if that is interrupted the leftovers are removed by the next merge, and reading drops
+rows that stand twice.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,6 +31,11 @@ from harness.errors import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MERGE_AT = 64
+"""Trials of a sweep that are left in files of their own; the next one has them merged."""
+
+_MERGED = "merged-"
 
 _TYPES = {
     "string": pa.string(),
@@ -70,6 +77,8 @@ class Store:
         if step_rows:
             self._write(self._partition("steps", hardware_id, sweep) / name, records.STEPS, step_rows)
         self._write(self._partition("trials", hardware_id, sweep) / name, records.TRIALS, [trial_row])
+        if len(_single_files(self._partition("trials", hardware_id, sweep))) > MERGE_AT:
+            self._merge(hardware_id, sweep, _single_files)
 
     def write_reference(self, workload_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep a workload's fp32 curve. Raises StoreError if the folder cannot be written."""
@@ -82,18 +91,36 @@ class Store:
         _replace(self._info_path(hardware_id, sweep), lambda path: path.write_text(text, encoding="utf-8"))
 
     def merge(self, hardware_id: str, sweep: str) -> None:
-        """Put the many small files of a sweep into one per table. Safe to interrupt and to repeat."""
-        for table, columns in (("steps", records.STEPS), ("trials", records.TRIALS)):
-            folder = self._partition(table, hardware_id, sweep)
-            files = sorted(folder.glob("*.parquet"))
-            read = {path: rows for path in files if (rows := self._read_file(path, columns)) is not None}
-            if len(read) < 2:
-                continue
-            whole = _drop_repeated(pa.concat_tables(read.values()), columns)
-            target = folder / f"merged-{secrets.token_hex(4)}.parquet"
-            _replace(target, lambda path, whole=whole: pq.write_table(whole, path))
-            for path in read:
-                path.unlink()
+        """Put every file of a sweep into one per table. Safe to interrupt, to repeat, and beside readers and writers.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        self._merge(hardware_id, sweep, _files)
+
+    def _merge(self, hardware_id: str, sweep: str, choose: Callable[[Path], list[Path]]) -> None:
+        folder = self._partition("trials", hardware_id, sweep)
+        if not folder.exists():
+            return
+        try:
+            with filelock.FileLock(folder / ".merging", timeout=0):
+                for table, columns in (("steps", records.STEPS), ("trials", records.TRIALS)):
+                    self._merge_files(self._partition(table, hardware_id, sweep), columns, choose)
+        except filelock.Timeout:  # another process is at it
+            return
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+    def _merge_files(
+        self, folder: Path, columns: Sequence[records.Column], choose: Callable[[Path], list[Path]]
+    ) -> None:
+        read = {path: rows for path in choose(folder) if (rows := self._read_file(path, columns)) is not None}
+        if len(read) < 2:
+            return
+        whole = _drop_repeated(pa.concat_tables(read.values()), columns)
+        _replace(folder / f"{_MERGED}{secrets.token_hex(4)}.parquet", lambda path: pq.write_table(whole, path))
+        for path in read:
+            path.unlink()
 
     # -- reading
 
@@ -116,8 +143,10 @@ class Store:
     def reference(self, workload_id: str) -> pd.DataFrame | None:
         """A workload's fp32 curve, or None if it was never recorded or cannot be read."""
         path = self.root / "references" / f"{workload_id}.parquet"
-        rows = self._read_file(path, records.REFERENCES) if path.exists() else None
-        return None if rows is None else rows.to_pandas()
+        with contextlib.suppress(FileNotFoundError):
+            rows = self._read_file(path, records.REFERENCES)
+            return None if rows is None else rows.to_pandas()
+        return None
 
     def sweep_info(self, hardware_id: str, sweep: str) -> dict[str, Any]:
         """What `write_sweep_info` kept; {} if there is nothing readable."""
@@ -153,26 +182,41 @@ class Store:
     ) -> pd.DataFrame:
         pattern = f"hardware_id={hardware_id or '*'}/sweep={sweep or '*'}/*.parquet"
         schema = arrow_schema((*records.PARTITIONS, *columns))
+        parts = self._parts(pattern, table, columns)
+        while parts is None:
+            parts = self._parts(pattern, table, columns)
+        whole = pa.concat_tables(parts) if parts else schema.empty_table()
+        return whole.to_pandas()
+
+    def _parts(self, pattern: str, table: str, columns: Sequence[records.Column]) -> list[pa.Table] | None:
+        """The files' rows with their partition's values; None if a merge took a file away meanwhile."""
         parts = []
         for path in sorted((self.root / table).glob(pattern)):
-            rows = self._read_file(path, columns)
+            try:
+                rows = self._read_file(path, columns)
+            except FileNotFoundError:
+                return None
             if rows is None:
                 continue
             for at, folder in enumerate((path.parent.parent, path.parent)):
                 value = pa.array([folder.name.partition("=")[2]] * rows.num_rows, pa.string())
                 rows = rows.add_column(at, records.PARTITIONS[at].name, value)
             parts.append(rows)
-        whole = pa.concat_tables(parts) if parts else schema.empty_table()
-        return whole.to_pandas()
+        return parts
 
     def _read_file(self, path: Path, columns: Sequence[records.Column]) -> pa.Table | None:
+        """The rows of a file, None if it cannot be read. Raises FileNotFoundError."""
         schema = arrow_schema(columns)
         try:
             rows = pq.ParquetFile(path).read()
+            if rows.schema.equals(schema):
+                return rows
             present = [
                 rows.column(f.name).cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type)
                 for f in schema
             ]
+        except FileNotFoundError:
+            raise
         except (OSError, pa.ArrowException) as error:
             self._problem(path, error)
             return None
@@ -183,6 +227,14 @@ class Store:
         sentence = f"{path} cannot be read ({reason}); move it out of the results folder, every other file was read"
         if sentence not in self.problems:
             self.problems.append(sentence)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
+def _single_files(folder: Path) -> list[Path]:
+    return [path for path in _files(folder) if not path.name.startswith(_MERGED)]
 
 
 def _drop_repeated(rows: pa.Table, columns: Sequence[records.Column]) -> pa.Table:
@@ -200,7 +252,22 @@ def _replace(path: Path, write: Any) -> None:
         with hidden.open("rb") as file:
             os.fsync(file.fileno())
         hidden.replace(path)
+        _synchronise(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):  # the folder may not even exist
             hidden.unlink()
-        raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
+        raise _unwritable(path.parent, error) from error
+
+
+def _synchronise(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _unwritable(folder: Path, error: OSError) -> StoreError:
+    return StoreError(f"{folder} cannot be written: {error.strerror or error}")

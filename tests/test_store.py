@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -59,7 +60,8 @@ def filled(root: Path, sweep: str = "s", count: int = 3, first: int = 0) -> Stor
 
 
 def files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.is_file())
+    """What readers see: hidden files are none of theirs."""
+    return sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def same(ours: Any, theirs: Any) -> bool:
@@ -175,11 +177,10 @@ filled(Path(sys.argv[1]))
 
 def test_a_writer_killed_before_the_rename_leaves_nothing_that_is_read(tmp_path: Path) -> None:
     filled(tmp_path, "before", 1)
-    left = files(tmp_path)
     root = Path(store_module.__file__).parents[1]
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert len(files(tmp_path)) == len(left) + 1
+    assert len(list(tmp_path.rglob(".*.parquet.*"))) == 1
     for read in (read_by_pandas, read_by_pyarrow, read_by_duckdb):
         assert len(read(tmp_path / "trials")) == 1
     store = Store(tmp_path)
@@ -262,6 +263,38 @@ def test_an_interrupted_merge_doubles_no_row(tmp_path: Path, monkeypatch: pytest
     assert (len(store.trials()), len(store.steps())) == (3, 12)
     store.merge("hw", "s")
     assert (len(read_by_pandas(tmp_path / "trials")), len(read_by_pandas(tmp_path / "steps"))) == (3, 12)
+
+
+def test_many_small_files_are_merged_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MERGE_AT", 4)
+    store = filled(tmp_path, count=12)
+    assert len(files(tmp_path / "trials")) == len(files(tmp_path / "steps")) == 4  # two merged ones and two trials
+    assert list(store.trials()["trial_id"]) == [f"t{number}" for number in range(12)]
+    assert len(read_by_pandas(tmp_path / "steps")) == 12 * 4
+
+
+def test_a_merge_beside_a_merge_leaves_the_files_to_it(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    before = files(tmp_path)
+    with filelock.FileLock(tmp_path / "trials" / "hardware_id=hw" / "sweep=s" / ".merging"):
+        store.merge("hw", "s")
+    assert files(tmp_path) == before
+
+
+def test_a_file_that_is_merged_away_while_reading_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path)
+    reader, read = Store(tmp_path), Store._read_file
+
+    def merge_meanwhile(self: Store, path: Path, columns: tuple[Column, ...]) -> Any:
+        monkeypatch.setattr(Store, "_read_file", read)
+        Store(tmp_path).merge("hw", "s")
+        return read(self, path, columns)
+
+    monkeypatch.setattr(Store, "_read_file", merge_meanwhile)
+    assert list(reader.trials()["trial_id"]) == ["t0", "t1", "t2"]
+    assert reader.problems == []
 
 
 def test_merging_leaves_a_damaged_file_where_it_is(tmp_path: Path) -> None:

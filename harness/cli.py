@@ -37,7 +37,8 @@ SeqLen = Annotated[int | None, typer.Option(help="Tokens of one sample.")]
 WorldSize = Annotated[int | None, typer.Option(help="Number of ranks.")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, data order and search.")]
 MemoryLimit = Annotated[str | None, typer.Option(help="Memory of one rank, such as 6GiB.")]
-Measure = Annotated[str | None, typer.Option(help="Length of a trial's measured window, such as 2.5s.")]
+Measure = Annotated[str | None, typer.Option(help="Budget of a trial's measured window, such as 2.5s.")]
+PrecisionTarget = Annotated[str | None, typer.Option(help="A window ends when its interval is this narrow: 2%.")]
 StartDeadline = Annotated[str | None, typer.Option(help="A trial without a first step hangs after this.")]
 StepDeadline = Annotated[str | None, typer.Option(help="A rank without a sign of life hangs after this.")]
 Results = Annotated[Path | None, typer.Option(help="Folder of the parquet files.")]
@@ -64,7 +65,14 @@ def sweep(
     sampler: Annotated[str | None, typer.Option(help="tpe, gp, random, grid, nsga2 or cmaes.")] = None,
     objective: Annotated[str | None, typer.Option(help="throughput, memory, pareto or time-to-loss.")] = None,
     memory_limit: MemoryLimit = None,
+    headroom: Annotated[str | None, typer.Option(help="Memory the winner must leave free, such as 10%.")] = None,
     measure: Measure = None,
+    precision_target: PrecisionTarget = None,
+    racing: Annotated[
+        bool | None, typer.Option("--racing/--no-racing", help="End a trial that is surely slower than the best.")
+    ] = None,
+    finalists: Annotated[int | None, typer.Option(help="Best plans that are launched again at the end.")] = None,
+    relaunches: Annotated[int | None, typer.Option(help="How often each of them is; 0 for never.")] = None,
     start_deadline: StartDeadline = None,
     step_deadline: StepDeadline = None,
     seed: Seed = None,
@@ -96,6 +104,7 @@ def run(
     world_size: WorldSize = None,
     memory_limit: MemoryLimit = None,
     measure: Measure = None,
+    precision_target: PrecisionTarget = None,
     start_deadline: StartDeadline = None,
     step_deadline: StepDeadline = None,
     seed: Seed = None,
@@ -167,10 +176,10 @@ def _sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
             raise
     view = SweepView.read(job.store, ended.hardware_id, ended.name) if ended.page else None
     if view is not None:
-        print_result(console, view, job.repeats)
+        print_result(console, view, job.launches.repeats)
     _say_where(console, config, ended)
     if as_json:
-        print(json.dumps(_answer(ended, view, job.repeats)))
+        print(json.dumps(_answer(ended, view, job.launches.repeats)))
     if ended.summary.interrupted:
         return INTERRUPTED
     return 0 if view is not None and view.winner is not None else NOTHING_SUCCEEDED
@@ -182,8 +191,8 @@ def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
     from harness.repeat import resume_command
     from harness.report.view import SweepView
 
-    if job.launched:
-        print_result(console, SweepView.read(job.store, job.hardware_id, job.name), job.repeats)
+    if job.launches.launched:
+        print_result(console, SweepView.read(job.store, job.hardware_id, job.name), job.launches.repeats)
         resume = resume_command(config, job.name)
         console.print(f"\nresume    {resume}", highlight=False, markup=False, soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError, UnknownNameError
+from harness.trial.job import Deadlines, Measurement
 
 Direction = Literal["minimize", "maximize"]
 
@@ -25,6 +27,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)", re.IGNORECASE)
 _BYTES = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -42,6 +45,15 @@ def parse_size(text: str) -> int:
     if not match or float(match[1]) == 0:
         raise InputError(f"a size is a positive number and a unit, such as 512MiB or 6GiB, but got {text!r}")
     return int(float(match[1]) * _BYTES[match[2].lower()])
+
+
+def parse_share(text: str, name: str) -> float:
+    """ "2%" or "0.02" as 0.02. Raises InputError unless it lies between 0 and 1."""
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else math.nan
+    if not 0 < share < 1:
+        raise InputError(f"{name.replace('_', ' ')} is a share between 0 and 100 %, such as 2%, but got {text!r}")
+    return share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +93,17 @@ class SweepConfig:
     memory_limit: str | None = None
     """Memory of one rank; None: no limit but the machine's."""
     measure: str = "2.5s"
-    """Length of a trial's measured window."""
+    """Budget of a trial's measured window."""
+    precision_target: str = "2%"
+    """A window ends sooner when half the 95 % interval of its median is at most this share of the median."""
+    racing: bool = True
+    """Whether a window ends early when its plan is surely slower than the best one."""
+    finalists: int = 3
+    """Plans that are launched again before a winner is named."""
+    relaunches: int = 3
+    """How often each of them is, interleaved, as fresh processes; 0: never."""
+    headroom: str | None = None
+    """Share of a rank's memory that the winner must leave free; None: none is required."""
     start_deadline: str = "2m"
     """When ranks without a first step count as hanging."""
     step_deadline: str = "1m"
@@ -102,7 +124,8 @@ class SweepConfig:
             raise InputError(
                 f"a name has up to 80 letters, digits, dots, dashes and underscores, but got {self.name!r}"
             )
-        for option, low in (("world_size", 1), ("trials", 1), ("seq_len", 1), ("seed", 0)):
+        lowest = {"world_size": 1, "trials": 1, "seq_len": 1, "seed": 0, "finalists": 1, "relaunches": 0}
+        for option, low in lowest.items():
             value = getattr(self, option)
             if value is not None and value < low:
                 raise InputError(f"{option.replace('_', ' ')} must be at least {low}, but got {value}")
@@ -114,6 +137,9 @@ class SweepConfig:
                 parse_duration(getattr(self, option))
         if self.memory_limit is not None:
             parse_size(self.memory_limit)
+        for option in ("precision_target", "headroom"):
+            if getattr(self, option) is not None:
+                parse_share(getattr(self, option), option)
 
     @property
     def seconds(self) -> float | None:
@@ -126,6 +152,18 @@ class SweepConfig:
     def memory_limit_bytes(self) -> int | None:
         """Memory of one rank, in B."""
         return None if self.memory_limit is None else parse_size(self.memory_limit)
+
+    @property
+    def measurement(self) -> Measurement:
+        """How long a trial runs."""
+        return Measurement(
+            seconds=parse_duration(self.measure), precision=parse_share(self.precision_target, "precision_target")
+        )
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """When a rank counts as hanging."""
+        return Deadlines(start=parse_duration(self.start_deadline), step=parse_duration(self.step_deadline))
 
 
 def load_config(path: Path | None, options: Mapping[str, Any]) -> SweepConfig:
@@ -158,6 +196,8 @@ def _converted(name: str, value: Any, kind: str) -> Any:
         wanted: type = int if "int" in kind else str
         if all(type(item) is wanted for item in items):
             return tuple(items)
+    elif kind == "bool" and isinstance(value, bool):
+        return value
     elif "float" in kind and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     elif (("int" in kind and type(value) is int) or ("str" in kind and isinstance(value, str))) and "Path" not in kind:

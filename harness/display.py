@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from harness.search.evaluation import Event
     from harness.trial.runner import Result
 
-from harness.records import Outcome
+from harness.records import Outcome, Role
+from harness.report import certainty
 from harness.report.format import duration, percent, rate, size
 from harness.report.labels import Row
 from harness.report.view import SweepView
+from harness.standings import USABLE
 
+_ROLES = {Role.AGAIN: "again", Role.FINAL: "final"}
 SHOWN = 15
 """Rows of the ranked table on the terminal; the report has all."""
 
@@ -98,7 +101,11 @@ class SweepDisplay:
         self.count += 1
         row = result.row
         label = short(row)
-        if result.outcome is Outcome.OK:
+        notes = [_ROLES[role]] if (role := row.get("role")) in _ROLES else []
+        notes += ["disturbed"] if row.get("disturbed") else []
+        notes += ["stopped early"] if result.outcome is Outcome.STOPPED_EARLY else []
+        label = " ".join([label, *(f"({note})" for note in notes)])
+        if result.outcome in USABLE:
             speed = float(row["tokens_per_s"])
             mark = " *" if speed > self.best else ""
             self.best = max(self.best, speed)
@@ -128,7 +135,7 @@ def ranked_table(view: SweepView, ranking: Sequence[Row]) -> Table:
     """The best trials of a ranking, the winner first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     timed = view.objective == "time-to-loss"
-    headings = ("#", *(["to the loss"] if timed else []), view.unit, "95 % interval", "peak memory", "step")
+    headings = ("#", *(["to the loss"] if timed else []), view.unit, "95 % interval", "launches", "peak memory", "step")
     for heading in (*headings, "numerics", "plan"):
         table.add_column(heading, justify="left" if heading == "plan" else "right", overflow="fold")
     ties = {row["trial_id"] for row in view.ties}
@@ -139,6 +146,7 @@ def ranked_table(view: SweepView, ranking: Sequence[Row]) -> Table:
             *([duration(row["time_to_loss_s"])] if timed else []),
             f"{middle:,.0f}",
             f"{low:,.0f} - {high:,.0f}",
+            str(row["launches"]),
             size(row["peak_memory_bytes"]),
             f"{row['step_time_s'] * 1000:.0f} ms",
             f"{row['numerics']} {row['numerics_max_rel_error'] or 0:.0e}",
@@ -158,7 +166,9 @@ def print_result(console: Console, view: SweepView, repeats: dict[str, str]) -> 
         console.print(ranked_table(view, ranking))
         if ties := view.ties_with(ranking[0]):
             console.print(f"= cannot be told apart from the winner ({len(ties)} tied)", highlight=False)
-    failed = {name: count for name, count in view.outcomes.items() if name != Outcome.OK}
+    for sentence in certainty.sentences(view):
+        console.print(sentence, highlight=False, markup=False)
+    failed = {name: count for name, count in view.outcomes.items() if name not in USABLE}
     if failed:
         counts = ", ".join(f"{count} {name}" for name, count in failed.items())
         console.print(f"not ranked: {counts}; the report says why", highlight=False)

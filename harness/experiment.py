@@ -14,7 +14,7 @@ from harness import doctor, hardware, workloads
 from harness.config import SweepConfig
 from harness.errors import InputError, UnknownNameError
 from harness.hardware import Hardware
-from harness.limits import check_memory_limit
+from harness.limits import check_memory_limit, memory_ceiling_bytes
 from harness.plan import Plan, complete, parse_settings
 from harness.search import samplers
 from harness.search.space import Space
@@ -43,6 +43,11 @@ class Experiment:
     def knobs(self) -> tuple[Knob, ...]:
         """The knobs of every registered strategy."""
         return strategies.knobs(strategies.registry().values())
+
+    @property
+    def memory_ceiling_bytes(self) -> int | None:
+        """What the worst rank of the winner may have held, in B; None for no limit."""
+        return memory_ceiling_bytes(self.config, self.hardware, self.world_size)
 
     def facts(self, workload: Workload, world_size: int | None = None) -> Facts:
         """What strategies may know of a workload on this machine."""

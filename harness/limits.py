@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.config import SweepConfig
+from harness.config import SweepConfig, parse_share
 from harness.errors import InputError
+from harness.hardware import Hardware
 from strategies.base import Facts, Strategy
 
 STATE_BYTES = {
@@ -40,6 +41,23 @@ def _per_parameter(state: tuple[int, int, int], names: set[str], world: int) -> 
     if "zero1" in names:
         return weights + gradients + optimizer / world
     return weights + gradients + optimizer
+
+
+def rank_memory_bytes(config: SweepConfig, machine: Hardware, world_size: int) -> int | None:
+    """What one rank may hold, in B: the limit asked for, or its device's memory, or its share of the machine's."""
+    if config.memory_limit_bytes is not None:
+        return config.memory_limit_bytes
+    if machine.device_type == "cpu":
+        return machine.memory_bytes // world_size
+    return machine.devices[0].memory_bytes
+
+
+def memory_ceiling_bytes(config: SweepConfig, machine: Hardware, world_size: int) -> int | None:
+    """What the winner's worst rank may have held, in B: the limit less the headroom; None if neither was asked for."""
+    if config.headroom is None:
+        return config.memory_limit_bytes
+    whole = rank_memory_bytes(config, machine, world_size)
+    return None if whole is None else int(whole * (1 - parse_share(config.headroom, "headroom")))
 
 
 def check_memory_limit(config: SweepConfig, strategies: Sequence[Strategy], facts: Facts) -> None:

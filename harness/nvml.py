@@ -156,6 +156,12 @@ def device_state(nvml: Any, handle: Any) -> DeviceState:
     )
 
 
+def energy_j(nvml: Any, handle: Any) -> float | None:
+    """Energy the device has used since the driver was loaded, in J; None before Volta."""
+    energy_mj = _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle)
+    return None if energy_mj is None else energy_mj / 1000
+
+
 def interconnect(nvml: Any, handles: list[Any]) -> str | None:
     """How the devices reach each other: each kind of path with its number of pairs; None with fewer than two."""
     pairs = Counter(_path(nvml, a, b) for a, b in itertools.combinations(handles, 2))

@@ -2,6 +2,9 @@
 
 Version history of the schema
     1   first version
+    2   why a trial was launched and why its window ended; what disturbed it; memory at the peak by category, which adds
+        up to memory_tensor_peak_bytes (memory_grads_bytes was what is held after backward, which is
+        memory_grads_held_bytes now); communication by collective and how much of it is exposed; hardware peak, headroom
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Outcome(StrEnum):
@@ -28,6 +31,19 @@ class Outcome(StrEnum):
     PREEMPTED = "preempted"
     INTERRUPTED = "interrupted"
     STOPPED_EARLY = "stopped_early"
+
+
+class Role(StrEnum):
+    """Why a trial was launched."""
+
+    SEARCH = "search"
+    """The search asked for its plan."""
+    AGAIN = "again"
+    """The first launch of its plan was disturbed."""
+    FINAL = "final"
+    """Its plan is among the best: launches that decide between them, interleaved."""
+    RUN = "run"
+    """The user asked for this plan."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ PARTITIONS = (
 TRIALS = (
     _column("trial_id!", "string", "", "one execution of a plan"),
     _column("study_trial", "int64", "", "number of the trial in the sweep's Optuna study, null outside a study"),
+    _column("role", "string", "", "why it was launched: " + ", ".join(Role)),
     _column("workload_id!", "string", "", "hash of everything that is trained, data included"),
     _column("workload!", "string", "", "name of the workload"),
     _column("plan_id!", "string", "", "hash of every setting of the plan"),
@@ -87,7 +104,9 @@ TRIALS = (
     _column("tokens_per_s_low", "float64", "1/s", "lower end of the 95 % interval of tokens_per_s"),
     _column("tokens_per_s_high", "float64", "1/s", "upper end of the 95 % interval of tokens_per_s"),
     _column("step_time_s", "float64", "s", "median over the measured steps of the slowest rank"),
-    _column("measured_steps", "int64", "", "steps in the measured window"),
+    _column("measured_steps", "int64", "", "steps that count"),
+    _column("warmup_steps", "int64", "", "steps before them, those included that the window found to be slower still"),
+    _column("stop", "string", "", "why the window ended: precision, budget, steps, or slower than the best plan"),
     _column(
         "peak_memory_bytes",
         "int64",
@@ -100,15 +119,27 @@ TRIALS = (
         "B",
         "peak the allocator held on a device; on a CPU the peak resident set with the interpreter",
     ),
-    _column("memory_params_bytes", "int64", "B", "parameters held by the worst rank"),
-    _column("memory_grads_bytes", "int64", "B", "gradients and gradient buffers held by the worst rank"),
-    _column("memory_optimizer_bytes", "int64", "B", "optimizer state and master weights held by the worst rank"),
+    _column("memory_limit_bytes", "int64", "B", "what one rank may hold: the limit asked for, or its device's memory"),
+    _column("memory_tensor_peak_bytes", "int64", "B", "peak of the tensors of the worst rank, as the allocator counts"),
+    _column("memory_params_bytes", "int64", "B", "parameters when the rank with the most tensors holds most"),
+    _column("memory_grads_bytes", "int64", "B", "gradients and gradient buffers at that moment"),
+    _column("memory_optimizer_bytes", "int64", "B", "optimizer state and master weights at that moment"),
     _column(
-        "memory_activations_bytes", "int64", "B", "peak of everything else that is alive in a step of the worst rank"
+        "memory_buffers_bytes", "int64", "B", "gathered parameters, communication buckets, model buffers at that moment"
     ),
+    _column(
+        "memory_activations_bytes", "int64", "B", "everything else at that moment: what backward needs, temporaries"
+    ),
+    _column("memory_grads_held_bytes", "int64", "B", "gradients and gradient buffers of the worst rank after backward"),
     _column("comm_bytes_per_step", "int64", "B", "bytes that the busiest rank sends in a step"),
+    _column("comm_calls_per_step", "int64", "", "collectives and sends of that rank in a step"),
+    _column("comm_by_collective", "string", "", "bytes and calls of that rank by collective, as JSON"),
+    _column("comm_s", "float64", "s", "time in which a rank communicates in a profiled step"),
+    _column("comm_exposed_s", "float64", "s", "the part of comm_s in which it computes nothing, on the worst rank"),
     _column("flops_per_step", "float64", "FLOP", "model FLOPs of a step over all ranks, recomputation not counted"),
-    _column("mfu", "float64", "1", "model FLOPs utilisation; null when the peak is unknown"),
+    _column("mfu", "float64", "1", "model FLOPs utilisation: flops_per_step / step_time_s / peak_flops_per_s"),
+    _column("peak_flops_per_s", "float64", "FLOP/s", "dense peak of everything the trial ran on; null if unknown"),
+    _column("peak_source", "string", "", "where that peak is from: measured, or the published figure"),
     _column("loss_first", "float64", "", "training loss of the first step"),
     _column("loss_last", "float64", "", "training loss of the last step"),
     _column("accuracy_last", "float64", "1", "accuracy on the last step's batch; null for workloads without one"),
@@ -131,6 +162,17 @@ TRIALS = (
     _column("measure_s", "float64", "s", "the measured window"),
     _column("teardown_s", "float64", "s", "from the last step's end to the last rank's end"),
     _column("energy_j", "float64", "J", "energy of the measured window; null where it cannot be read"),
+    _column("tokens_per_j", "float64", "1/J", "tokens of the measured window / energy_j"),
+    _column("load_before", "float64", "", "runnable processes, averaged over the minute before the launch"),
+    _column("load_after", "float64", "", "the same after the end"),
+    _column("cpu_mhz", "float64", "MHz", "frequency of the processor, mean of before and after"),
+    _column("foreign_cpu_share", "float64", "1", "share of the usable cores' time that others took in the window"),
+    _column("stolen_cpu_share", "float64", "1", "share that the hypervisor took from them"),
+    _column("device_clock_mhz", "int64", "MHz", "lowest clock of the devices while the ranks ran"),
+    _column("device_temperature_c", "int64", "C", "highest temperature of the devices meanwhile"),
+    _column("device_power_w", "float64", "W", "mean power of all devices meanwhile"),
+    _column("throttled_by", "string", "", "what held the devices' clocks down meanwhile; null if nothing or unknown"),
+    _column("disturbed", "string", "", "why the numbers may be off, in one sentence; null if nothing was seen"),
     _column("schema_version!", "int64", "", "version of this table"),
     _column("harness_version!", "string", "", "version of the harness"),
     _column("torch_version!", "string", "", "version of torch"),

@@ -49,6 +49,9 @@ def resume_command(config: SweepConfig, name: str) -> str:
         value = getattr(config, option)
         if option == "name" or value == getattr(defaults, option):
             continue
+        if isinstance(value, bool):
+            words.append(_option(option) if value else f"--no-{option}")
+            continue
         for item in value if option == "set" else [value]:
             text = ",".join(map(str, item)) if isinstance(item, tuple) else str(item)
             words += [_option(option), text]

@@ -17,6 +17,7 @@ schema version {SCHEMA_VERSION}. Column names carry base units.
 | `steps/hardware_id=.../sweep=.../` | one row a step and rank |
 | `references/` | the single-process fp32 curve of each workload |
 | `sweeps/` | how each sweep was called, its environment, the command that repeats each trial (JSON) |
+| `hardware/` | the measured peak of each machine: matrix products by number format, copying (JSON) |
 | `studies/` | the Optuna journal of each sweep |
 | `cache/` | tokens of text that was trained on; may be deleted |
 | `reference/` | a small sweep recorded on a CPU, in the same layout |

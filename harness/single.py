@@ -10,14 +10,15 @@ from typing import Any
 
 import strategies
 from harness import launchers
-from harness.config import load_config, parse_duration
+from harness.config import load_config
 from harness.errors import InputError, UnknownNameError
 from harness.experiment import prepare
 from harness.feasible import why_not
+from harness.limits import rank_memory_bytes
+from harness.peaks import Peaks
 from harness.plan import Plan, parse_settings
 from harness.store import Store
 from harness.sweep import REFERENCE_STEPS
-from harness.trial.job import Deadlines, Measurement
 from harness.trial.runner import Result, Runner
 from strategies.base import Setting
 
@@ -59,12 +60,16 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
             hardware_id=experiment.hardware.hardware_id,
             sweep=config.name or "runs",
             cores=experiment.hardware.usable_cores,
-            measurement=Measurement(seconds=parse_duration(config.measure)),
-            deadlines=Deadlines(start=parse_duration(config.start_deadline), step=parse_duration(config.step_deadline)),
+            measurement=config.measurement,
+            deadlines=config.deadlines,
             memory_limit=config.memory_limit_bytes,
+            rank_memory=rank_memory_bytes(config, experiment.hardware, plan.world_size),
         )
-        facts = experiment.facts(workload)
-        runner.reference(experiment.reference_plan(workload), workload, replace(facts, world_size=1), REFERENCE_STEPS)
+        facts, alone = experiment.facts(workload), experiment.reference_plan(workload)
+        runner.reference(alone, workload, replace(facts, world_size=1), REFERENCE_STEPS)
+        devices = tuple(device.name for device in experiment.hardware.devices)
+        measured = runner.measure_peaks(alone, workload, replace(facts, world_size=1))
+        runner.peaks = Peaks(devices=devices, measured=measured)
         return runner.run(plan, workload, facts)
 
 

@@ -4,7 +4,8 @@
     results/steps/hardware_id=.../sweep=.../*.parquet      one row a step and rank
     results/references/WORKLOAD_ID.parquet                 the fp32 curve of a workload
     results/sweeps/hardware_id=.../sweep=....json          how the sweep was called, its environment
-    results/studies/NAME.log                               the Optuna journal
+    results/hardware/HARDWARE_ID.json                      what the machine was measured to do at most
+    results/studies/HARDWARE_ID/NAME.log                   the Optuna journal
 
 A trial's steps are written before its row, so a row in `trials` is complete. Files are written under a hidden name,
 synchronised and renamed: a reader sees a file whole or not at all. Now and then the small files of a sweep are merged,
@@ -132,6 +133,10 @@ class Store:
         frame = self._table("trials", records.TRIALS, sweep, hardware_id)
         return frame.drop_duplicates("trial_id").sort_values("started_at", kind="stable", ignore_index=True)
 
+    def rows(self, sweep: str | None = None, hardware_id: str | None = None) -> list[dict[str, Any]]:
+        """`trials` as plain mappings, with None for what is missing."""
+        return plain_rows(self.trials(sweep, hardware_id))
+
     def steps(self, sweep: str | None = None, hardware_id: str | None = None) -> pd.DataFrame:
         """Steps as a table with the columns of `records.PARTITIONS + records.STEPS`, in order of trial, rank and step.
 
@@ -150,15 +155,16 @@ class Store:
 
     def sweep_info(self, hardware_id: str, sweep: str) -> dict[str, Any]:
         """What `write_sweep_info` kept; {} if there is nothing readable."""
-        path = self._info_path(hardware_id, sweep)
-        try:
-            info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            self._problem(path, error)
-            return {}
-        return info
+        return self._json(self._info_path(hardware_id, sweep)) or {}
+
+    def write_peaks(self, hardware_id: str, found: Mapping[str, Any]) -> None:
+        """Keep what a machine was measured to do at most. Raises StoreError if the folder cannot be written."""
+        text = json.dumps(found, indent=2, sort_keys=True)
+        _replace(self._peaks_path(hardware_id), lambda path: path.write_text(text, encoding="utf-8"))
+
+    def peaks(self, hardware_id: str) -> dict[str, Any] | None:
+        """What `write_peaks` kept; None if there is nothing readable."""
+        return self._json(self._peaks_path(hardware_id))
 
     def sweeps(self) -> list[tuple[str, str]]:
         """(hardware_id, sweep) of every sweep with a recorded trial, the one written last at the end."""
@@ -169,6 +175,19 @@ class Store:
 
     def _partition(self, table: str, hardware_id: str, sweep: str) -> Path:
         return self.root / table / f"hardware_id={hardware_id}" / f"sweep={sweep}"
+
+    def _peaks_path(self, hardware_id: str) -> Path:
+        return self.root / "hardware" / f"{hardware_id}.json"
+
+    def _json(self, path: Path) -> dict[str, Any] | None:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            self._problem(path, error)
+            return None
+        return found if isinstance(found, dict) else None
 
     def _info_path(self, hardware_id: str, sweep: str) -> Path:
         return self.root / "sweeps" / f"hardware_id={hardware_id}" / f"sweep={sweep}.json"
@@ -227,6 +246,20 @@ class Store:
         sentence = f"{path} cannot be read ({reason}); move it out of the results folder, every other file was read"
         if sentence not in self.problems:
             self.problems.append(sentence)
+
+
+_INTEGERS = {column.name for column in (*records.TRIALS, *records.STEPS) if column.type == "int64"}
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table as mappings: None if missing, int where pandas made a float of an integer beside missing ones."""
+    return [{name: _plain(name, value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(name: str, value: Any) -> Any:
+    if value is None or value != value:
+        return None
+    return int(value) if name in _INTEGERS else value
 
 
 def _files(folder: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import platform
 import signal
 import time
@@ -17,18 +16,18 @@ from typing import Any, Protocol
 import filelock
 
 from harness import __version__, repeat, report
-from harness.config import OBJECTIVES, Direction, parse_duration
+from harness.config import OBJECTIVES, Direction
 from harness.errors import InputError, MeasurementError, StoreError
 from harness.experiment import Experiment
 from harness.launchers.base import Launcher
-from harness.plan import Plan
-from harness.records import Outcome
+from harness.launches import FinalLaunch, Launches
+from harness.limits import rank_memory_bytes
+from harness.peaks import Peaks
 from harness.search import loop
-from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summary, Ticket
+from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summary
 from harness.search.spaces import Spaces
 from harness.search.study import open_study
-from harness.store import Store
-from harness.trial.job import Deadlines, Measurement
+from harness.store import Store, plain_rows
 from harness.trial.runner import Result, Runner
 from harness.workloads.base import Workload
 
@@ -36,6 +35,10 @@ REFERENCE_STEPS = 16
 """Length of the fp32 curve that trials are compared with and that the report overlays."""
 LOSS_STEPS = 64
 """Length of that curve when the objective is a time to a loss."""
+LAUNCH_S = 1.0
+"""What a launch takes beside its window, in s, as far as a budget is planned."""
+MOST_FOR_FINALS = 0.3
+"""Share of the time left that is kept for the final launches."""
 LOSS_WINDOW = 4
 """A loss counts as reached when the mean of this many steps is below it."""
 
@@ -94,46 +97,60 @@ class Sweep:
         self.name = config.name or f"{workload.name}-{self.started_at:%Y%m%d-%H%M%S}"
         self.hardware_id = self.experiment.hardware.hardware_id
         self.store = Store(config.results)
-        self.training_s = 0.0
-        self.launched = False
-        """Whether a trial of this run stands in the store."""
-        self.repeats: dict[str, str] = {}
-        self._units: dict[str, tuple[float, ...]] = {}
+        self.launches = Launches(
+            experiment=self.experiment,
+            may_go_on=lambda: self._seconds_left() != 0.0,
+            on_result=self.display.recorded,
+        )
 
     def run(self) -> Ended:
-        """Search until the budget is spent or the user interrupts.
+        """Search, then launch the best plans again, until the budget is spent or the user interrupts.
 
         Raises:
             InputError: no plan can use the world size; the name belongs to another workload; another process runs it.
             StoreError: a recorded file of this sweep is corrupt, or the results cannot be written.
             MeasurementError: the reference does not run.
         """
-        spaces = Spaces(self.experiment.spaces(), compared=self._compared)
+        spaces = Spaces(self.experiment.spaces(), compared=self.launches.compared)
+        self.launches.showcases = frozenset((p.global_batch_size, p.plan) for p in spaces.showcases())
         recorded = self._recorded()
         with self._lock(), _terminate_as_interrupt():
             study = open_study(self._journal, self.name, [d for _, d in self._objectives])
             for workload in self.experiment.workloads.values():
                 workload.prepare()
             self.display.started(self.experiment, self.name)
-            runner = self._runner()
+            self.launches.runner = self._runner()
             self._write_info(None)
             try:
-                self._references(runner)
+                self._prepare()
             except KeyboardInterrupt:
                 summary = loop.run(study, spaces, _never, _never, Budget(trials=0), recorded=recorded)
                 return self._end(_interrupted(summary))
             summary = loop.run(
                 study,
                 spaces,
-                lambda plan, ticket: self._evaluate(runner, plan, ticket),
-                lambda plan, ticket, reason: self._refuse(runner, plan, ticket, reason),
-                Budget(trials=self.experiment.config.trials, seconds=self._seconds_left()),
+                self.launches.evaluate,
+                self.launches.refuse,
+                Budget(trials=self.experiment.config.trials, seconds=self._seconds_to_search()),
                 sampler=self.experiment.config.sampler,
                 seed=self.experiment.config.seed,
                 recorded=recorded,
                 on_event=self.display.event,
             )
+            summary = summary if summary.interrupted else self._finals(summary)
         return self._end(summary)
+
+    def _finals(self, summary: Summary) -> Summary:
+        def say(launch: FinalLaunch) -> None:
+            self.display.message(f"final {launch.round} of {launch.rounds}: {launch.plan['data_parallel']}")
+
+        try:
+            left = self.launches.run_finals(self.store.rows(self.name, self.hardware_id), say)
+        except KeyboardInterrupt:
+            return _interrupted(summary)
+        if left:
+            self.display.message(f"no time for {left} of the launches that decide between the best plans")
+        return summary
 
     # -- before
 
@@ -144,11 +161,6 @@ class Sweep:
     @property
     def _objectives(self) -> tuple[tuple[str, Direction], ...]:
         return OBJECTIVES[self.experiment.config.objective]
-
-    @property
-    def _compared(self) -> bool:
-        """Whether the objective means the same for every workload of the sweep."""
-        return len(self.experiment.workloads) == 1 or self.experiment.config.objective == "time-to-loss"
 
     def _recorded(self) -> list[Recorded]:
         """The sweep's trials in the store, checked to be of these workloads."""
@@ -163,14 +175,7 @@ class Sweep:
                 f"the sweep {self.name!r} belongs to the workload {other}, but {', '.join(sorted(workloads))} "
                 "was asked for; choose another --name, or the options it was begun with"
             )
-        rows = trials[trials["study_trial"].notna()].to_dict("records")
-        return [self._recall(row) for row in rows]
-
-    def _recall(self, row: dict[str, Any]) -> Recorded:
-        plan = Plan.from_json(row["knobs"])
-        if math.isfinite(row["step_time_s"] or math.nan):
-            self.repeats[row["trial_id"]] = self._repeat(plan, int(row["global_batch_size"]))
-        return Recorded(plan, Ticket(int(row["study_trial"]), int(row["global_batch_size"])), self._evaluation(row))
+        return [self.launches.recall(row) for row in plain_rows(trials) if row["study_trial"] is not None]
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -187,25 +192,37 @@ class Sweep:
             raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
 
     def _runner(self) -> Runner:
-        config = self.experiment.config
+        config, machine = self.experiment.config, self.experiment.hardware
         return Runner(
             launcher=self.launcher,
             store=self.store,
             hardware_id=self.hardware_id,
             sweep=self.name,
-            cores=self.experiment.hardware.usable_cores,
-            measurement=Measurement(seconds=parse_duration(config.measure)),
-            deadlines=Deadlines(start=parse_duration(config.start_deadline), step=parse_duration(config.step_deadline)),
+            cores=machine.usable_cores,
+            measurement=config.measurement,
+            deadlines=config.deadlines,
             memory_limit=config.memory_limit_bytes,
+            rank_memory=rank_memory_bytes(config, machine, self.experiment.world_size),
             on_step=self.display.step,
         )
+
+    def _prepare(self) -> None:
+        """What every trial is compared with: the fp32 references, and the machine's peak."""
+        self._references(self.launches.runner)
+        workload = next(iter(self.experiment.workloads.values()))
+        plan, facts = self.experiment.reference_plan(workload), self.experiment.facts(workload, 1)
+        measured = self.launches.runner.measure_peaks(plan, workload, facts)
+        if measured is None:
+            self.display.message("the machine's peak could not be measured: no MFU")
+        devices = tuple(device.name for device in self.experiment.hardware.devices)
+        self.launches.runner.peaks = Peaks(devices=devices, measured=measured)
 
     def _references(self, runner: Runner) -> None:
         wanted = LOSS_STEPS if self.experiment.config.objective == "time-to-loss" else REFERENCE_STEPS
         for workload in self.experiment.workloads.values():
             self.display.message(f"{workload.name}: fp32 reference on one process, {wanted} steps")
             plan, facts = self.experiment.reference_plan(workload), self.experiment.facts(workload, 1)
-            self.training_s += runner.reference(plan, workload, facts, wanted)
+            self.launches.training_s += runner.reference(plan, workload, facts, wanted)
         if self.experiment.config.objective == "time-to-loss":
             runner.steps_to_loss = self._steps_to_loss(runner)
 
@@ -228,48 +245,13 @@ class Sweep:
         seconds = self.experiment.config.seconds
         return None if seconds is None else max(0.0, seconds - (time.monotonic() - self.began))
 
-    # -- trials
-
-    def _evaluate(self, runner: Runner, plan: Plan, ticket: Ticket) -> Evaluation:
-        workload = self.experiment.workloads[ticket.global_batch_size]
-        result = runner.run(plan, workload, self.experiment.facts(workload), ticket.number)
-        self.training_s += result.training_s
-        self.launched = True
-        self.repeats[result.trial_id] = self._repeat(plan, ticket.global_batch_size)
-        self.display.recorded(result)
-        return self._evaluation(result.row)
-
-    def _refuse(self, runner: Runner, plan: Plan, ticket: Ticket, reason: str) -> Evaluation:
-        workload = self.experiment.workloads[ticket.global_batch_size]
-        result = runner.refuse(plan, workload, reason, ticket.number)
-        self.display.recorded(result)
-        return self._evaluation(result.row)
-
-    def _evaluation(self, row: dict[str, Any]) -> Evaluation:
-        outcome = Outcome(row["outcome"])
-        values = tuple(row.get(column) for column, _ in self._objectives)
-        present = tuple(float(v) for v in values if v is not None and v == v)
-        usable = outcome is Outcome.OK and len(present) == len(values)
-        if usable and not self._compared:
-            # Workloads are unequal work: each counts in units of its own first trial.
-            units = self._units.setdefault(row["workload_id"], present)
-            present = tuple(value / unit for value, unit in zip(present, units, strict=True))
-        return Evaluation(
-            trial_id=row["trial_id"],
-            outcome=outcome,
-            values=present if usable else None,
-            reason=row.get("outcome_reason"),
-        )
-
-    def _repeat(self, plan: Plan, global_batch: int) -> str:
-        workload = self.experiment.workloads[global_batch]
-        return repeat.run_command(
-            self.experiment.config,
-            plan,
-            {knob.name: knob.default for knob in self.experiment.knobs},
-            self.experiment.config.workload or workload.name,
-            global_batch if self.experiment.config.global_batch else None,
-        )
+    def _seconds_to_search(self) -> float | None:
+        """The time left, less what the final launches will take."""
+        left, config = self._seconds_left(), self.experiment.config
+        if left is None:
+            return None
+        launches = config.finalists * config.relaunches * len(self.experiment.workloads)
+        return left - min(launches * (config.measurement.seconds + LAUNCH_S), left * MOST_FOR_FINALS)
 
     # -- after
 
@@ -280,15 +262,16 @@ class Sweep:
         if not self.store.trials(self.name, self.hardware_id).empty:
             page = report.build(self.store, self.hardware_id, self.name, self.experiment.config.reports)
         wall = time.monotonic() - self.began
-        return Ended(self.name, self.hardware_id, summary, page, wall, self.training_s)
+        return Ended(self.name, self.hardware_id, summary, page, wall, self.launches.training_s)
 
     def _write_info(self, summary: Summary | None) -> None:
         config, workload = self.experiment.config, next(iter(self.experiment.workloads.values()))
         info = {
             "command": repeat.resume_command(config, self.name),
-            "repeat": self.repeats,
+            "repeat": self.launches.repeats,
             "objective": config.objective,
             "memory_limit_bytes": config.memory_limit_bytes,
+            "memory_ceiling_bytes": self.experiment.memory_ceiling_bytes,
             "sampler": config.sampler,
             "seed": config.seed,
             "strategies": [strategy.name for strategy in self.experiment.strategies],
@@ -298,7 +281,7 @@ class Sweep:
             "environment": environment(),
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "wall_s": time.monotonic() - self.began,
-            "training_s": self.training_s,
+            "training_s": self.launches.training_s,
             "stopped": summary.stopped if summary else None,
         }
         self.store.write_sweep_info(self.hardware_id, self.name, info)

@@ -23,12 +23,13 @@ NORM_LENGTH = 1 << 16
 
 
 @dataclass(frozen=True)
-class StateBytes:
-    """Bytes of training state a rank holds, in B."""
+class State:
+    """The tensors of training state that a rank holds, quantised ones as what they are stored in."""
 
-    params: int
-    grads: int
-    optimizer: int
+    params: list[torch.Tensor]
+    grads: list[torch.Tensor]
+    optimizer: list[torch.Tensor]
+    """Moments, step counters, master weights."""
 
 
 class Engine(ABC):
@@ -66,8 +67,8 @@ class Engine(ABC):
         """Wait for whatever is still under way, so that the ranks can end together."""
 
     @abstractmethod
-    def state_bytes(self) -> StateBytes:
-        """What this rank holds. Meant to be called between `finish_gradients` and `zero_gradients`."""
+    def state(self) -> State:
+        """What this rank holds; gradients are there between `finish_gradients` and `zero_gradients`."""
 
 
 class ParameterEngine(Engine):
@@ -125,12 +126,12 @@ class ParameterEngine(Engine):
         for p in self.masters:
             p.grad = None
 
-    def state_bytes(self) -> StateBytes:
+    def state(self) -> State:
         masters = [] if self.masters is self.parameters else self.masters
-        return StateBytes(
-            params=size(self.parameters),
-            grads=size(grad for grad, _ in self._gradients()),
-            optimizer=size(masters) + optimizer_bytes(self.optimizer),
+        return State(
+            params=stored(self.parameters),
+            grads=stored(grad for grad, _ in self._gradients()),
+            optimizer=[*stored(masters), *optimizer_state(self.optimizer)],
         )
 
 
@@ -187,17 +188,22 @@ def global_norm(gradients: list[tuple[torch.Tensor, float]], training: Training,
 
 def size(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of this rank's pieces, quantised ones counted as they are stored."""
-    return sum(_bytes(local(t.detach())) for t in tensors)
+    return sum(t.numel() * t.element_size() for t in stored(tensors))
 
 
-def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of an optimizer's state tensors."""
+def stored(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """The plain tensors of this rank that hold these: pieces of distributed ones, parts of quantised ones."""
+    return [part for tensor in tensors for part in _parts(local(tensor.detach()))]
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The tensors an optimizer keeps from step to step."""
     inner = getattr(optimizer, "optim", optimizer)
-    return size(v for state in inner.state.values() for v in state.values() if isinstance(v, torch.Tensor))
+    return stored(v for state in inner.state.values() for v in state.values() if isinstance(v, torch.Tensor))
 
 
-def _bytes(tensor: torch.Tensor) -> int:
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     if hasattr(tensor, "__tensor_flatten__") and type(tensor) is not torch.Tensor:
         names, _ = tensor.__tensor_flatten__()
-        return sum(_bytes(getattr(tensor, name)) for name in names)
-    return tensor.numel() * tensor.element_size()
+        return [part for name in names for part in _parts(getattr(tensor, name))]
+    return [tensor]

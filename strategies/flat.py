@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from strategies.collectives import Pending, all_gather, reduce_scatter
-from strategies.engine import Engine, StateBytes, global_norm, optimizer_bytes, set_lr, size
+from strategies.engine import Engine, State, global_norm, optimizer_state, set_lr, size, stored
 
 if TYPE_CHECKING:
     from strategies.training import Training
@@ -299,13 +299,13 @@ class FlatEngine(Engine):
         for bucket in self.buckets:
             bucket.wait_gathered()
 
-    def state_bytes(self) -> StateBytes:
+    def state(self) -> State:
         masters = [b.master for b in self.buckets] if self.training.master_weights else []
         held = [b.buffer for b in self.buckets] if self.stage == 1 else [*(b.shard for b in self.buckets), *self.pool]
-        return StateBytes(
-            params=size(b.flat for b in self.buckets),
-            grads=size(t for t in held if t is not None),
-            optimizer=size(masters) + sum(optimizer_bytes(b.optimizer) for b in self.buckets),
+        return State(
+            params=[b.flat for b in self.buckets],
+            grads=[t for t in held if t is not None],
+            optimizer=[*stored(masters), *(t for b in self.buckets for t in optimizer_state(b.optimizer))],
         )
 
 

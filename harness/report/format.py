@@ -34,11 +34,11 @@ def rate(value: float | None) -> str:
     return significant(value, 4)
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, digits: int = 2) -> str:
     """A share of 1 as per cent: 0.041 becomes "4.1 %"."""
     if share is None or not known(share):
         return MISSING
-    return f"{significant(100 * share, 2)}{NBSP}%"
+    return f"{significant(100 * share, digits)}{NBSP}%"
 
 
 def signed_percent(share: float | None, decimals: int = 0) -> str:
@@ -108,9 +108,9 @@ def compared(ratio: float, more: str, less: str, same: str) -> str:
     return f"{percent(abs(ratio - 1))} {more if ratio > 1 else less}"
 
 
-def count(number: int, noun: str) -> str:
-    """ "1 trial", "2,000 trials"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count(number: int, noun: str, plural: str = "") -> str:
+    """ "1 trial", "2,000 trials"; the plural is the noun with an s unless it is given."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def listed(items: Sequence[str], limit: int = 4) -> str:

@@ -44,8 +44,18 @@ def labels(rows: Sequence[Row]) -> dict[str, str]:
     """trial_id -> the shortest name that tells a trial from the others of `rows`.
 
     It starts with strategy and degrees; then come the knobs that differ in the sweep, and those that differ only
-    between trials of this strategy. A second trial of the same name ends with "(2)".
+    between trials of this strategy. A second plan of the same name ends with "(2)"; launches of one plan
+    share its name.
     """
+    first: dict[tuple[str, str], str] = {}
+    for row in rows:
+        first.setdefault((row["workload_id"], row["plan_id"]), row["trial_id"])
+    stand_for = {row["trial_id"]: first[row["workload_id"], row["plan_id"]] for row in rows}
+    names = _names([row for row in rows if stand_for[row["trial_id"]] == row["trial_id"]])
+    return {trial: names[plan] for trial, plan in stand_for.items()}
+
+
+def _names(rows: Sequence[Row]) -> dict[str, str]:
     plans = {row["trial_id"]: settings(row) for row in rows}
     heads = {row["trial_id"]: _head(row, rows) for row in rows}
     families: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError, UnknownNameError
-from harness.records import TRIALS, Outcome
 from harness.report.labels import Row, kind, labels
+from harness.standings import USABLE, Standing, Standings, order, over, score, standings
+from harness.store import plain_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.store import Store
-
-_INTEGERS = {column.name for column in TRIALS if column.type == "int64"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,22 +63,32 @@ class SweepView:
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """Every trial as a mapping with None for what is missing, oldest first."""
-        records = self.trials.to_dict("records")
-        return tuple({name: _value(name, value) for name, value in record.items()} for record in records)
+        return tuple(plain_rows(self.trials))
+
+    @cached_property
+    def standings(self) -> tuple[Standings, ...]:
+        """What is known of the plans, one for each workload, smallest global batch first."""
+        apart: dict[tuple[int, str], list[Row]] = {}
+        for row in self.rows:
+            apart.setdefault((row["global_batch_size"], row["workload_id"]), []).append(row)
+        return tuple(standings(apart[workload]) for workload in sorted(apart))
+
+    @cached_property
+    def places_of_plans(self) -> tuple[tuple[Standings, tuple[Standing, ...]], ...]:
+        """The plans that can be ranked, best first: one ranking for each workload, or a single one where the objective
+        compares workloads.
+        """
+        apart = [(known, known.plans) for known in self.standings if known.plans]
+        if self.objective == "time-to-loss" and apart:
+            apart = [(apart[0][0], tuple(plan for _, plans in apart for plan in plans))]
+        return tuple((known, tuple(order(plans, self.objective, self.ceiling))) for known, plans in apart)
 
     @cached_property
     def rankings(self) -> tuple[tuple[Row, ...], ...]:
-        """The ok trials, best first, those above the memory limit after all that respect it: one ranking for each
-        workload, smallest global batch first, or a single one where the objective compares workloads.
+        """The ranked plans as rows: each reads like a trial's, with the rate and interval of all launches that count,
+        and `launches`, their number.
         """
-        ok = [row for row in self.rows if row["outcome"] == Outcome.OK]
-        ok.sort(key=lambda row: (self.over_limit(row), _descending(self._score(row)[0])))
-        if self.objective == "time-to-loss" or not self.several_workloads:
-            return (tuple(ok),) if ok else ()
-        apart: dict[tuple[int, str], list[Row]] = {}
-        for row in ok:
-            apart.setdefault((row["global_batch_size"], row["workload_id"]), []).append(row)
-        return tuple(tuple(apart[workload]) for workload in sorted(apart))
+        return tuple(tuple(plan.row for plan in plans) for _, plans in self.places_of_plans)
 
     @cached_property
     def ranked(self) -> tuple[Row, ...]:
@@ -87,8 +97,8 @@ class SweepView:
 
     @cached_property
     def failed(self) -> tuple[Row, ...]:
-        """The trials that are not ok, oldest first."""
-        return tuple(row for row in self.rows if row["outcome"] != Outcome.OK)
+        """The trials whose numbers do not count, oldest first."""
+        return tuple(row for row in self.rows if row["outcome"] not in USABLE)
 
     @cached_property
     def winners(self) -> tuple[Row, ...]:
@@ -97,25 +107,25 @@ class SweepView:
 
     @cached_property
     def winner(self) -> Row | None:
-        """The first winner, None if no trial is ok."""
+        """The first winner, None if no trial succeeded."""
         return self.winners[0] if self.winners else None
 
     @cached_property
     def ties(self) -> tuple[Row, ...]:
-        """The ok trials whose 95 % interval of the objective overlaps that of the winner of their ranking, in order.
-
-        Memory has no interval: under that objective a tie is an equal peak. Trials above the memory limit never tie.
-        """
-        return tuple(row for first, *others in self.rankings for row in others if self._ties(row, first))
+        """The plans that cannot be told apart from the winner of their ranking, in order."""
+        return tuple(row for winner in self.winners for row in self.ties_with(winner))
 
     def ties_with(self, winner: Row) -> tuple[Row, ...]:
-        """The trials tied with a winner."""
-        ranking = next(ranking for ranking in self.rankings if ranking[0] is winner)
-        return tuple(row for row in ranking[1:] if self._ties(row, winner))
+        """The plans that cannot be told apart from a winner.
+
+        Memory has no interval: under that objective a tie is an equal peak. Plans above the memory limit never tie.
+        """
+        known, (first, *others) = next(pair for pair in self.places_of_plans if pair[1][0].row is winner)
+        return tuple(plan.row for plan in others if self._ties(known, first, plan))
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """trial_id -> place in its ranking, from 1; failed trials are absent."""
+        """trial_id -> place in its ranking, from 1; trials that stand for no ranked plan are absent."""
         return {row["trial_id"]: place for ranking in self.rankings for place, row in enumerate(ranking, start=1)}
 
     def winner_of(self, row: Row) -> Row | None:
@@ -141,6 +151,11 @@ class SweepView:
         return float(limit) if limit else None
 
     @cached_property
+    def ceiling(self) -> float | None:
+        """Bytes that the winner's worst rank may have used: the limit less the headroom asked for."""
+        return float(self.info.get("memory_ceiling_bytes") or 0) or self.memory_limit
+
+    @cached_property
     def unit(self) -> str:
         """Unit of throughput: samples where a sample is not a sequence."""
         return "samples/s" if all(row["seq_len"] == 1 for row in self.rows) else "tokens/s"
@@ -152,7 +167,7 @@ class SweepView:
 
     def over_limit(self, row: Row) -> bool:
         """Whether a trial used more memory than the sweep allows."""
-        return self.memory_limit is not None and (row["peak_memory_bytes"] or 0) > self.memory_limit
+        return over(row, self.ceiling)
 
     # -- names and comparisons
 
@@ -196,25 +211,16 @@ class SweepView:
         low, high = row["tokens_per_s_low"], row["tokens_per_s_high"]
         return middle, middle if low is None else low, middle if high is None else high
 
-    def _score(self, row: Row) -> tuple[float | None, float | None, float | None]:
-        """The objective so that more is better, with its interval."""
-        middle, low, high = self.interval(row)
+    def _ties(self, known: Standings, winner: Standing, plan: Standing) -> bool:
+        if self.over_limit(plan.row) and not self.over_limit(winner.row):
+            return False
         if self.objective == "memory":
-            peak = row["peak_memory_bytes"]
-            return (None, None, None) if peak is None else (-peak, -peak, -peak)
-        if self.objective != "time-to-loss" or middle is None:
-            return middle, low, high
-        time = row["time_to_loss_s"]
-        # A time to loss is a number of steps x step time, so its interval is that of the throughput, inverted.
-        return (None, None, None) if time is None else (-time, -time * middle / low, -time * middle / high)
-
-    def _ties(self, row: Row, winner: Row) -> bool:
-        if self.over_limit(row) and not self.over_limit(winner):
-            return False
-        (_, low, high), (_, winner_low, winner_high) = self._score(row), self._score(winner)
-        if low is None or high is None or winner_low is None or winner_high is None:
-            return False
-        return high >= winner_low and low <= winner_high
+            return score(plan.row, "memory") == score(winner.row, "memory")
+        if self.objective == "time-to-loss":
+            # A time to loss is a number of steps x step time: its logarithm has the rate's variance.
+            pair = [replace(p, log_rate=math.log(p.row["time_to_loss_s"] or math.inf)) for p in (winner, plan)]
+            return known.tied(*pair)
+        return known.tied(winner, plan)
 
 
 def _no_trials(store: Store, hardware_id: str, sweep: str) -> InputError:
@@ -230,14 +236,3 @@ def _no_trials(store: Store, hardware_id: str, sweep: str) -> InputError:
     if places:
         return InputError(f"sweep {sweep!r} was recorded on {', '.join(places)}, but not on {hardware_id!r}: name one")
     return UnknownNameError("hardware", hardware_id, {hardware for hardware, _ in known})
-
-
-def _descending(score: float | None) -> tuple[bool, float]:
-    return score is None, -(score or 0.0)
-
-
-def _value(name: str, value: Any) -> Any:
-    """A cell as plain Python: None if missing, int where pandas made a float of an integer beside missing ones."""
-    if value is None or value != value:
-        return None
-    return int(value) if name in _INTEGERS else value

@@ -14,11 +14,17 @@ class Clock(Protocol):
     immediate: bool
     """Whether a mark is already past when `mark` returns, so that a step's numbers can be read at once."""
 
-    def mark(self) -> None:
-        """The work issued so far ends here."""
+    def restart(self) -> None:
+        """A window opens now; what was marked before is forgotten."""
 
-    def intervals(self) -> list[float]:
-        """Seconds between consecutive marks since the last call; waits until the last mark is reached."""
+    def mark(self) -> None:
+        """The work issued so far ends here: one step."""
+
+    def finished(self) -> list[float]:
+        """Seconds of the steps since the window opened that are surely over, as many on every rank; does not wait."""
+
+    def all(self) -> list[float]:
+        """Seconds of every step since the window opened; waits until the last mark is reached."""
 
 
 class HostClock:
@@ -27,15 +33,22 @@ class HostClock:
     immediate = True
 
     def __init__(self) -> None:
-        self._marks: list[float] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self._last = time.perf_counter()
+        self._times: list[float] = []
 
     def mark(self) -> None:
-        self._marks.append(time.perf_counter())
+        now = time.perf_counter()
+        self._times.append(now - self._last)
+        self._last = now
 
-    def intervals(self) -> list[float]:
-        done = [later - earlier for earlier, later in zip(self._marks, self._marks[1:], strict=False)]
-        self._marks = self._marks[-1:]
-        return done
+    def finished(self) -> list[float]:
+        return self._times
+
+    def all(self) -> list[float]:
+        return self._times
 
 
 class DeviceClock:
@@ -46,22 +59,33 @@ class DeviceClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._events: list[torch.Event] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self._events = [self._event()]
+        self._times: list[float] = []
 
     def mark(self) -> None:
-        event = torch.Event(self._device, enable_timing=True)
-        event.record()
-        self._events.append(event)
+        self._events.append(self._event())
         if len(self._events) > self.AHEAD:
             self._events[-1 - self.AHEAD].synchronize()
 
-    def intervals(self) -> list[float]:
-        if self._events:
-            self._events[-1].synchronize()
-        pairs = zip(self._events, self._events[1:], strict=False)
-        done = [earlier.elapsed_time(later) / 1000 for earlier, later in pairs]
-        self._events = self._events[-1:]
-        return done
+    def finished(self) -> list[float]:
+        return self._until(len(self._events) - 1 - self.AHEAD)
+
+    def all(self) -> list[float]:
+        self._events[-1].synchronize()
+        return self._until(len(self._events) - 1)
+
+    def _event(self) -> torch.Event:
+        event = torch.Event(self._device, enable_timing=True)
+        event.record()
+        return event
+
+    def _until(self, count: int) -> list[float]:
+        for number in range(len(self._times), count):
+            self._times.append(self._events[number].elapsed_time(self._events[number + 1]) / 1000)
+        return self._times
 
 
 def clock_for(device: torch.device) -> Clock:

@@ -12,12 +12,14 @@ from typing import Any
 Event = dict[str, Any]
 """`kind`, `t` (s on the machine's monotonic clock) and the fields of the kind:
 
-phase   name: build (with held_bytes, what the rank holds before it begins), warmup, measure or teardown
+phase   name: build (with held_bytes, what the rank holds before it begins), warmup, measure (with the readings of
+        `Counters`) or teardown
 beat    step: a sign of life where the step's numbers are not known yet
 step    step, phase, step_time_s, loss, grad_norm, accuracy, memory_bytes
 state   what was observed of memory and communication, once
+profile what the profiler saw of memory and communication, once, if it was asked for
 error   type, message, traceback, outcome ("oom_device", "oom_host" or "crash")
-done    peak_memory_bytes, peak_reserved_bytes
+done    peak_memory_bytes, peak_reserved_bytes, stop (why the window ended), the readings of `Counters`
 """
 
 

@@ -15,13 +15,17 @@ class Measurement:
     """How long a trial runs."""
 
     warmup_steps: int = 4
-    """Steps before the measured window; also the steps whose losses and gradient norms are compared."""
+    """Steps before the window opens; also the steps whose losses and gradient norms are compared."""
     min_steps: int = 5
-    """Fewest steps of the measured window."""
+    """Fewest steps of the window, those not counted that it finds to be warm-up still."""
     max_steps: int = 1000
-    """Most steps of the measured window."""
+    """Most steps of the window."""
     seconds: float = 2.5
-    """Length the measured window aims at, in s."""
+    """Budget of the window, in s: it ends then, precise or not."""
+    precision: float | None = None
+    """The window ends when half the 95 % interval of its median is at most this share of the median; None: never."""
+    rival_step_time_s: float | None = None
+    """Upper end of the interval of the best plan so far, in s: a window wholly beyond it ends early; None: no race."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,8 @@ class Job:
     memory_limit: int | None = None
     """Bytes one rank may hold; on a device its allocator enforces it, on a CPU the parent watches."""
     measurement: Measurement = field(default_factory=Measurement)
+    profile: bool = False
+    """Whether a warm-up step runs under torch.profiler."""
 
     @property
     def world_size(self) -> int:

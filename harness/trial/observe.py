@@ -1,14 +1,17 @@
-"""Watching one step from inside: bytes alive beside the training state, and bytes sent to other ranks."""
+"""Watching one step from inside: which bytes are alive when most are, and what is sent to other ranks."""
 
 from __future__ import annotations
 
 import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.utils._pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 _SENT = {
     "send": lambda world: 1.0,
@@ -24,72 +27,161 @@ _SENT = {
 }
 """Share of its input that a rank sends in each collective, with the algorithms that send least."""
 
+_NAMES = {
+    "send": "send",
+    "broadcast_": "broadcast",
+    "allreduce_": "all_reduce",
+    "allreduce_coalesced_": "all_reduce",
+    "allgather_": "all_gather",
+    "_allgather_base_": "all_gather",
+    "allgather_into_tensor_coalesced_": "all_gather",
+    "reduce_scatter_": "reduce_scatter",
+    "_reduce_scatter_base_": "reduce_scatter",
+    "reduce_scatter_tensor_coalesced_": "reduce_scatter",
+}
+"""Operator -> name of the collective in records."""
+
+PARAMS, GRADS, OPTIMIZER, BUFFERS, ACTIVATIONS = CATEGORIES = (
+    "params",
+    "grads",
+    "optimizer",
+    "buffers",
+    "activations",
+)
+"""What bytes are for. Buffers are communication buckets, gathered parameters, model buffers and the batch; activations
+are everything else that a step makes and frees: what backward needs, and temporaries."""
+
+
+@dataclass
+class _Storage:
+    """One block of memory that was seen."""
+
+    category: str | None
+    """None until it is known; what stays unknown is an activation."""
+
 
 class Observer(TorchDispatchMode):
-    """Sees every operator and every collective of the code it surrounds."""
+    """Sees every operator and every collective of the code it surrounds, and follows the storages they touch.
 
-    def __init__(self) -> None:
+    Args:
+        held: category -> tensors that are alive when it begins.
+    """
+
+    def __init__(self, held: Mapping[str, Iterable[torch.Tensor]] | None = None) -> None:
         super().__init__()
-        self.sent_bytes = 0.0
-        """Bytes this rank sent."""
-        self._known: set[int] = set()
-        self._alive: dict[int, int] = {}
+        self.sent: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        """Collective -> [bytes this rank sent, calls]."""
+        self._storages: dict[int, _Storage] = {}
+        self._by_key: dict[int, int] = {}
         self._log: list[tuple[int, int]] = []
-        self._count = 0
+        """(storage, bytes it has from now on), in order."""
+        self._begun = 0
+        """Entries of the log that were there before the first operator."""
+        for category, tensors in (held or {}).items():
+            self.tell(category, tensors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        self._note(given, BUFFERS, was_there=True)
         if func.namespace == "c10d":
             self._communicated(func._schema.name.rpartition("::")[2], args)
         out = func(*args, **(kwargs or {}))
-        for tensor in pytree.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._created(tensor)
+        self._note((leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, torch.Tensor)), None)
         return out
 
-    def know(self, tensors: Any) -> None:
-        """Leave the storages of these tensors out: they are parameters, gradients or optimizer state."""
+    def _note(self, tensors: Iterable[torch.Tensor], category: str | None, *, was_there: bool = False) -> None:
         for tensor in tensors:
-            self._known.add(tensor.untyped_storage()._cdata)
+            storage = _storage(tensor)
+            if storage is not None:
+                self._follow(storage, category, was_there=was_there)
 
-    def peak_bytes(self) -> int:
-        """Highest sum of bytes that came to life here and did not outlive it; what outlives a pass is gradients."""
-        alive = highest = 0
-        for number, size in self._log:
-            if number not in self._alive:
-                alive += size
-                highest = max(highest, alive)
-        return highest
+    def tell(self, category: str, tensors: Iterable[torch.Tensor]) -> None:
+        """Say what these tensors are. What was not made under the observer was there before it."""
+        for tensor in tensors:
+            storage = _storage(tensor)
+            if storage is not None:
+                self._follow(storage, category, was_there=True)
+                self._storages[self._by_key[storage._cdata]].category = category
 
-    def _created(self, tensor: torch.Tensor) -> None:
-        try:
-            storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # wrapper subclasses have none; what they hold is seen on its own
-            return
+    def standing_bytes(self) -> int:
+        """What was alive before the first operator, in B."""
+        return sum(size for _, size in self._log[: self._begun])
+
+    def at_peak(self) -> dict[str, int]:
+        """Category -> bytes alive at the moment at which most bytes were."""
+        alive: dict[int, int] = {}
+        total = highest = 0
+        peak: dict[int, int] = {}
+        for at, (number, size) in enumerate(self._log):
+            total += size - alive.get(number, 0)
+            alive[number] = size
+            if at >= self._begun - 1 and total > highest:
+                highest, peak = total, dict(alive)
+        found = dict.fromkeys(CATEGORIES, 0)
+        for number, size in peak.items():
+            found[self._storages[number].category or ACTIVATIONS] += size
+        return found
+
+    # -- storages
+
+    def __enter__(self) -> Observer:
+        """FSDP2 frees gathered parameters by resizing their storage in place, which is no operator."""
+        self._resize = torch.UntypedStorage.resize_
+        observer = self
+
+        def resize_(storage: torch.UntypedStorage, size: int) -> Any:
+            observer._follow(storage, BUFFERS, was_there=True)
+            out = observer._resize(storage, size)
+            observer._log.append((observer._by_key[storage._cdata], storage.nbytes()))
+            return out
+
+        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: object) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*error)
+
+    def _follow(self, storage: torch.UntypedStorage, category: str | None, *, was_there: bool = False) -> None:
+        """Note a storage that is seen for the first time."""
         key = storage._cdata
-        if key in self._known or tensor.device.type == "meta":
+        if key in self._by_key:
             return
-        number, size = self._count, storage.nbytes()
-        self._count += 1
-        self._known.add(key)
-        self._alive[number] = size
-        self._log.append((number, size))
-        weakref.finalize(storage, self._freed, key, number, size)
+        number = self._by_key[key] = len(self._storages)
+        self._storages[number] = _Storage(category)
+        entry = (number, storage.nbytes())
+        if was_there:  # so it counts from the beginning
+            self._log.insert(self._begun, entry)
+            self._begun += 1
+        else:
+            self._log.append(entry)
+        weakref.finalize(storage, self._freed, key, number)
 
-    def _freed(self, key: int, number: int, size: int) -> None:
-        self._known.discard(key)
-        self._alive.pop(number, None)
-        self._log.append((number, -size))
+    def _freed(self, key: int, number: int) -> None:
+        self._by_key.pop(key, None)
+        self._log.append((number, 0))
+
+    # -- communication
 
     def _communicated(self, name: str, args: Any) -> None:
-        share = _SENT.get(name)
-        if share is None:
+        if name not in _SENT:
             return
         group = next((a for a in pytree.tree_leaves(args) if isinstance(a, torch.ScriptObject)), None)
         world = dist.ProcessGroup.unbox(group).size() if group is not None else dist.get_world_size()
-        source = (
-            args[1]
-            if name in ("_allgather_base_", "_reduce_scatter_base_", "allgather_", "reduce_scatter_")
-            else args[0]
-        )
+        second = ("_allgather_base_", "_reduce_scatter_base_", "allgather_", "reduce_scatter_")
+        source = args[1] if name in second else args[0]
         size = sum(t.numel() * t.element_size() for t in pytree.tree_leaves(source) if isinstance(t, torch.Tensor))
-        self.sent_bytes += size * share(world)
+        entry = self.sent[_NAMES[name]]
+        entry[0] += int(size * _SENT[name](world))
+        entry[1] += 1
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    """A tensor's storage; None for wrappers of other tensors, which are seen on their own."""
+    wrapper = bool(is_traceable_wrapper_subclass(tensor))
+    if wrapper or tensor.device.type == "meta":
+        return None
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # a subclass that holds something else than a storage
+        return None

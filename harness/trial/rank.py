@@ -5,26 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import statistics
 import sys
 from datetime import timedelta
-from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 import strategies
-from harness.trial.clock import clock_for
 from harness.trial.events import EventWriter
 from harness.trial.job import Job
-from harness.trial.memory import Memory, held_bytes, memory_of
-from harness.trial.observe import Observer
+from harness.trial.measure import RankTrial
+from harness.trial.memory import held_bytes, memory_of
 from strategies import recipe
-from strategies.training import StepResult, Training
-
-OBSERVED_STEP = 1
-"""Step that runs under the observer: the first one also sets up optimizer state and lazy buffers."""
+from strategies.training import Training
 
 
 def main(job: Job, rank: int) -> None:
@@ -56,7 +49,7 @@ def run(job: Job, rank: int, events: EventWriter) -> None:
     training = build(job, device)
     gc.collect()
     gc.freeze()  # what the build made stays; collecting it again in every step would only cost time
-    trial = RankTrial(job, training, events, memory)
+    trial = RankTrial(job, training, events, memory, rank)
     trial.warm_up()
     trial.measure()
     events.write("phase", name="teardown")
@@ -82,128 +75,6 @@ def build(job: Job, device: torch.device) -> Training:
         metric=workload.metric if workload.metric_name else None,
         optimizer=workload.optimizer,
     )
-
-
-class RankTrial:
-    """The steps of one rank."""
-
-    def __init__(self, job: Job, training: Training, events: EventWriter, memory: Memory) -> None:
-        self.job, self.training, self.events, self.memory = job, training, events, memory
-        self.clock = clock_for(training.device)
-        self.indices = np.array(training.sample_indices)
-        self.next_step = 0
-        self.waiting: list[tuple[int, StepResult]] = []
-        self.times: list[float] = []
-
-    def warm_up(self) -> None:
-        """Steps that are kept but marked; one of them runs under the observer."""
-        self.events.write("phase", name="warmup")
-        self.clock.mark()
-        for step in range(self.job.measurement.warmup_steps):
-            if step == OBSERVED_STEP and not self.job.plan["compile"]:
-                self._observed_step()
-            else:
-                self._step("warmup")
-        self._report("warmup")
-
-    def measure(self) -> None:
-        """A free-running window that one barrier opens."""
-        count = self._agree_on_steps()
-        self._check_memory_limit()
-        self.memory.reset_peak()
-        self._barrier()
-        self.events.write("phase", name="measure", steps=count)
-        self.clock.intervals()
-        self.clock.mark()
-        self.clock.intervals()
-        for _ in range(count):
-            self._step("measure")
-        self._report("measure")
-        self.events.write("done", peak_memory_bytes=self.memory.peak(), peak_reserved_bytes=self.memory.reserved())
-
-    def _check_memory_limit(self) -> None:
-        """The peak until here is about to be forgotten, and the parent may not have looked when it was reached."""
-        limit, peak = self.job.memory_limit, self.memory.peak()
-        if limit is not None and peak > limit and self.training.device.type == "cpu":
-            raise MemoryError(f"it held {peak} B where the memory limit is {limit} B")
-
-    def _step(self, phase: str) -> None:
-        device = self.training.device
-        inputs, targets = self.job.workload.samples(self.next_step, self.indices)
-        result = self.training.step(
-            self.next_step, inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        )
-        self.clock.mark()
-        self.waiting.append((self.next_step, result))
-        if self.clock.immediate:
-            self._report(phase)
-        else:
-            self.events.write("beat", step=self.next_step)
-        self.next_step += 1
-
-    def _observed_step(self) -> None:
-        engine = self.training.engine
-        observer, whole = Observer(), Observer()
-        inner = self.training.forward_backward
-        finish = engine.finish_gradients
-        state = {}
-
-        def watched(inputs: torch.Tensor, targets: torch.Tensor) -> Any:
-            with observer:
-                return inner(inputs, targets)
-
-        def finished() -> None:
-            finish()
-            state["bytes"] = engine.state_bytes()
-
-        self.training.forward_backward = watched
-        engine.finish_gradients = finished  # type: ignore[method-assign]
-        try:
-            with whole:
-                self._step("warmup")
-        finally:
-            self.training.forward_backward = inner
-            del engine.finish_gradients
-        held = state["bytes"]
-        self.events.write(
-            "state",
-            memory_params_bytes=held.params,
-            memory_grads_bytes=held.grads,
-            memory_optimizer_bytes=held.optimizer,
-            memory_activations_bytes=observer.peak_bytes(),
-            comm_bytes_per_step=int(whole.sent_bytes),
-        )
-
-    def _report(self, phase: str) -> None:
-        """Write the steps that are done. Reading a loss waits for the device, so there it is done after the window."""
-        intervals = self.clock.intervals()
-        for (step, result), seconds in zip(self.waiting, intervals, strict=True):
-            self.times.append(seconds)
-            self.events.write(
-                "step",
-                step=step,
-                phase=phase,
-                step_time_s=seconds,
-                loss=_number(result.loss),
-                grad_norm=_number(result.grad_norm),
-                accuracy=_number(result.metric),
-                memory_bytes=self.memory.now(),
-            )
-        self.waiting.clear()
-
-    def _agree_on_steps(self) -> int:
-        """The number of measured steps, from the slowest rank's undisturbed warm-up steps, equal on all ranks."""
-        settings = self.job.measurement
-        usual = statistics.median(self.times[OBSERVED_STEP + 1 :] or self.times)
-        if self.job.world_size > 1:
-            slowest = torch.tensor(usual, device=self.training.device)
-            dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-            usual = slowest.item()
-        return max(settings.min_steps, min(settings.max_steps, round(settings.seconds / max(usual, 1e-6))))
-
-    def _barrier(self) -> None:
-        if self.job.world_size > 1:
-            dist.barrier()
 
 
 def device_of(rank: int, device_type: str) -> torch.device:
@@ -242,10 +113,6 @@ def _join(job: Job, rank: int, device: torch.device) -> None:
         timeout=timedelta(hours=1),  # the parent watches for hangs, with deadlines the user chose
         device_id=None if device.type == "cpu" else device,
     )
-
-
-def _number(value: torch.Tensor | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def _leave(status: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +17,15 @@ from typing import Any
 
 from harness.errors import MeasurementError
 from harness.launchers.base import Launcher
+from harness.peaks import Peaks
 from harness.plan import Plan
-from harness.records import Outcome
+from harness.records import Outcome, Role
 from harness.store import Store
-from harness.trial import numerics, outcome, summary
+from harness.trial import machine, numerics, outcome, summary
 from harness.trial.job import Deadlines, Job, Measurement
 from harness.trial.numerics import Curve
-from harness.trial.supervise import Trace, follow
+from harness.trial.stopping import Stop
+from harness.trial.supervise import TICK, Trace, follow
 from harness.workloads.base import Workload
 from strategies.base import Facts
 
@@ -55,40 +59,91 @@ class Runner:
     deadlines: Deadlines = field(default_factory=Deadlines)
     memory_limit: int | None = None
     """Bytes one rank may hold."""
+    rank_memory: int | None = None
+    """What headroom is counted against, in B: the limit, or else what a rank has on this machine."""
+    peaks: Peaks = field(default_factory=Peaks)
+    """What MFU is a share of."""
     on_step: Callable[[int], None] | None = None
     references: dict[str, Curve] = field(default_factory=dict)
     """Workload id -> fp32 curve of one process."""
     steps_to_loss: dict[str, int] = field(default_factory=dict)
     """Workload id -> steps its reference needs to the target loss, where one was asked for."""
 
-    def run(self, plan: Plan, workload: Workload, facts: Facts, study_trial: int | None = None) -> Result:
-        """Run a plan as fresh processes, classify what happened, record it."""
+    def run(
+        self,
+        plan: Plan,
+        workload: Workload,
+        facts: Facts,
+        study_trial: int | None = None,
+        *,
+        role: Role = Role.RUN,
+        rival_step_time_s: float | None = None,
+    ) -> Result:
+        """Run a plan as fresh processes, classify what happened, record it.
+
+        Args:
+            plan: what to run; it must have passed every check.
+            workload: what to train.
+            facts: what the plan was checked against.
+            study_trial: number of the trial in the study. A disturbed launch is recorded without it: it will be
+                repeated, and that one counts.
+            role: why it is launched.
+            rival_step_time_s: see `Measurement`.
+        """
         started_at, trial_id = datetime.now(UTC), new_trial_id()
-        with self._job(plan, workload, facts, self.measurement) as job:
+        settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
+        with self._job(plan, workload, facts, settings, profile=True) as job:
+            base = {"role": role, "memory_limit_bytes": self.rank_memory}
             try:
-                trace = follow(self.launcher, job, self.deadlines, on_step=self.on_step)
+                with machine.watching(facts.device_type != "cpu") as seen:
+                    trace = follow(self.launcher, job, self.deadlines, on_step=self.on_step)
             except KeyboardInterrupt:
-                self._record(trial_id, started_at, plan, workload, study_trial, _interrupted())
+                self._record(trial_id, started_at, plan, workload, study_trial, base | _interrupted())
                 raise
-            ending = outcome.ending_of(trace)
-            row = {
-                "outcome": ending.outcome,
-                "outcome_reason": ending.reason,
-                "failed_phase": ending.phase,
-                "failed_rank": ending.rank,
-                "failed_step": ending.step,
-                **summary.measured(trace),
-                **self._numerics(trace, plan, workload, ending.outcome),
-            }
-            row |= self._over_limit(row, facts)
-            row["time_to_loss_s"] = self._time_to_loss(row, workload)
+            row = base | self._row(trace, plan, workload, facts) | seen.columns()
+            row["disturbed"] = machine.disturbance(row, facts.device_type)
             steps = summary.step_rows(trial_id, trace)
-        whole = self._record(trial_id, started_at, plan, workload, study_trial, row, steps)
+        counts = role is not Role.SEARCH or row["disturbed"] is None
+        whole = self._record(trial_id, started_at, plan, workload, study_trial if counts else None, row, steps)
         return Result(trial_id, whole, summary.training_seconds(trace))
+
+    def _row(self, trace: Trace, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any]:
+        ending = outcome.ending_of(trace)
+        row = {
+            "outcome": ending.outcome,
+            "outcome_reason": ending.reason,
+            "failed_phase": ending.phase,
+            "failed_rank": ending.rank,
+            "failed_step": ending.step,
+            **summary.measured(trace),
+        }
+        if ending.outcome is Outcome.OK:
+            row |= self._stopped_early(trace, row)
+        row |= self._numerics(trace, plan, workload, row["outcome"])
+        row |= self._over_limit(row, facts)
+        row["time_to_loss_s"] = self._time_to_loss(row, workload)
+        flops = {"flops_per_step": workload.flops_per_step()}
+        row |= self.peaks.columns(plan, plan.world_size, row | flops)
+        if row.get("energy_j") and row.get("step_time_s"):
+            row["tokens_per_j"] = summary.window_tokens(trace) / row["energy_j"]
+        return row
+
+    def _stopped_early(self, trace: Trace, row: dict[str, Any]) -> dict[str, Any]:
+        rival = trace.job.measurement.rival_step_time_s
+        if row.get("stop") != Stop.SLOWER or rival is None:
+            return {}
+        ours = row["step_time_s"]
+        reason = f"its steps take {ours:.4g} s, surely more than the {rival:.4g} s of the best plan so far"
+        return {"outcome": Outcome.STOPPED_EARLY, "outcome_reason": reason}
 
     def refuse(self, plan: Plan, workload: Workload, reason: str, study_trial: int | None = None) -> Result:
         """Record a plan that is not launched because it cannot run."""
-        row = {"outcome": Outcome.INFEASIBLE, "outcome_reason": reason, "numerics": "skipped"}
+        row = {
+            "outcome": Outcome.INFEASIBLE,
+            "outcome_reason": reason,
+            "numerics": "skipped",
+            "role": Role.SEARCH,
+        }
         trial_id = new_trial_id()
         return Result(trial_id, self._record(trial_id, datetime.now(UTC), plan, workload, study_trial, row))
 
@@ -129,8 +184,41 @@ class Runner:
         self.store.write_reference(workload.workload_id, rows)
         return summary.training_seconds(trace)
 
+    def measure_peaks(self, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
+        """What the machine multiplies and copies at most: from the store, or measured by one process now.
+
+        Args:
+            plan: one rank.
+            workload: any.
+            facts: those of a world of one rank.
+
+        Returns:
+            What `harness.trial.peak` writes; None if it could not be measured.
+        """
+        recorded = self.store.peaks(self.hardware_id)
+        if recorded is not None:
+            return recorded
+        with self._job(plan, workload, facts, self.measurement) as job:
+            from harness.trial import peak  # imports torch
+
+            ranks = self.launcher.start(job, peak.main)
+            try:
+                end = time.monotonic() + self.deadlines.start
+                while ranks.running and time.monotonic() < end:
+                    ranks.wait(TICK)
+            finally:
+                ranks.kill()
+            written = job.folder / peak.FILE
+            if not written.exists():
+                return None
+            found: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        self.store.write_peaks(self.hardware_id, found)
+        return found
+
     @contextlib.contextmanager
-    def _job(self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement) -> Iterator[Job]:
+    def _job(
+        self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement, *, profile: bool = False
+    ) -> Iterator[Job]:
         folder = Path(tempfile.mkdtemp(prefix="harness-trial-"))
         try:
             yield Job(
@@ -141,6 +229,7 @@ class Runner:
                 threads=max(1, self.cores // plan.world_size),
                 memory_limit=self.memory_limit,
                 measurement=measurement,
+                profile=profile,
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # a rank that just died may still be letting go of its files
@@ -157,14 +246,15 @@ class Runner:
             "numerics_max_rel_error": verdict.max_rel_error,
             "numerics_tolerance": verdict.tolerance,
         }
-        if not verdict.passed and ended is Outcome.OK:
+        if not verdict.passed and ended in (Outcome.OK, Outcome.STOPPED_EARLY):
             columns |= {"outcome": Outcome.NUMERICS, "outcome_reason": verdict.reason}
         return columns
 
     def _over_limit(self, row: dict[str, Any], facts: Facts) -> dict[str, Any]:
         """A trial that held more than it may, in a moment between two looks of the parent, did not fit either."""
         peak = row.get("peak_memory_bytes")
-        if row["outcome"] is not Outcome.OK or self.memory_limit is None or not peak or peak <= self.memory_limit:
+        usable = row["outcome"] in (Outcome.OK, Outcome.STOPPED_EARLY)
+        if not usable or self.memory_limit is None or not peak or peak <= self.memory_limit:
             return {}
         outcome = Outcome.OOM_HOST if facts.device_type == "cpu" else Outcome.OOM_DEVICE
         return {

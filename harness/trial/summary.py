@@ -7,6 +7,7 @@ from typing import Any
 
 from harness import __version__, records, statistics
 from harness.plan import Plan
+from harness.trial.counters import differences
 from harness.trial.events import Event, EventReader
 from harness.trial.numerics import Curve
 from harness.trial.supervise import Trace
@@ -48,39 +49,57 @@ def curve(trace: Trace) -> Curve:
 
 def measured(trace: Trace) -> dict[str, Any]:
     """The columns that were measured; those of phases that were not reached are missing."""
-    return {**_steps(trace), **_losses(trace), **_worst_of_ranks(trace), **_phases(trace)}
+    return {
+        **_steps(trace),
+        **_losses(trace),
+        **_memory(trace),
+        **_communication(trace),
+        **_phases(trace),
+        **interference(trace),
+    }
 
 
 def step_rows(trial_id: str, trace: Trace) -> list[dict[str, Any]]:
-    """One row for each step and rank."""
+    """One row for each step and rank. What the window found to be warm-up still is marked so."""
     tokens = trace.job.workload.tokens_per_step
     kept = ("step", "phase", "step_time_s", "loss", "grad_norm", "accuracy", "memory_bytes")
-    return [
+    rows = [
         {"trial_id": trial_id, "rank": rank, "tokens": tokens, **{name: event[name] for name in kept}}
         for rank, reader in enumerate(trace.readers)
         for event in reader.all("step")
     ]
+    window = _window(trace)
+    early = set(sorted(window)[: statistics.warmup_length(list(window.values()))])
+    for row in rows:
+        if row["step"] in early:
+            row["phase"] = "warmup"
+    return rows
 
 
-def step_times(trace: Trace) -> list[float]:
-    """Time of each measured step on the rank that was slowest in it, in s."""
+def _window(trace: Trace) -> dict[int, float]:
+    """Step of the window -> its time on the rank that was slowest in it, in s."""
     by_rank = [{e["step"]: e["step_time_s"] for e in r.all("step") if e["phase"] == "measure"} for r in trace.readers]
     common = set.intersection(*map(set, by_rank)) if by_rank else set()
-    return [max(times[step] for times in by_rank) for step in sorted(common)]
+    return {step: max(times[step] for times in by_rank) for step in sorted(common)}
 
 
 def _steps(trace: Trace) -> dict[str, Any]:
-    times = step_times(trace)
+    window = list(_window(trace).values())
+    warmup = statistics.warmup_length(window)
+    times = window[warmup:]
     if not times:
         return {}
     low, high = statistics.median_interval(times)
     middle, tokens = statistics.median(times), trace.job.workload.tokens_per_step
+    done = trace.readers[0].last("done") or {}
     return {
         "step_time_s": middle,
         "tokens_per_s": tokens / middle,
         "tokens_per_s_low": tokens / high,
         "tokens_per_s_high": tokens / low,
         "measured_steps": len(times),
+        "warmup_steps": trace.job.measurement.warmup_steps + warmup,
+        "stop": done.get("stop"),
     }
 
 
@@ -90,14 +109,70 @@ def _losses(trace: Trace) -> dict[str, Any]:
     return {"loss_first": losses[0], "loss_last": losses[-1], "accuracy_last": accuracy} if losses else {}
 
 
-def _worst_of_ranks(trace: Trace) -> dict[str, Any]:
-    found: dict[str, int] = {}
+MEMORY = tuple(f"memory_{category}_bytes" for category in ("params", "grads", "optimizer", "buffers", "activations"))
+"""What the bytes at a rank's peak are for; together they are its tensors."""
+
+
+def _memory(trace: Trace) -> dict[str, Any]:
+    """Peaks of the worst rank, and the breakdown of the rank with the most tensors."""
+    found: dict[str, Any] = {}
+    for kind, names in (
+        ("done", ("peak_memory_bytes", "peak_reserved_bytes")),
+        ("state", ("memory_grads_held_bytes", "memory_tensor_peak_bytes")),
+        ("profile", ("memory_tensor_peak_bytes",)),
+    ):
+        for name in names:
+            values = [int(event[name]) for event in _last(trace, kind) if name in event]
+            found |= {name: max(values)} if values else {}
+    states = [event for event in _last(trace, "state") if all(name in event for name in MEMORY)]
+    if states:
+        worst = max(states, key=lambda event: sum(event[name] for name in MEMORY))
+        found |= {name: int(worst[name]) for name in MEMORY}
+    return found
+
+
+def _communication(trace: Trace) -> dict[str, Any]:
+    """Of the rank that sends most, and of the one that waits longest."""
+    found: dict[str, Any] = {}
+    states = [event for event in _last(trace, "state") if "comm_bytes_per_step" in event]
+    if states:
+        busiest = max(states, key=lambda event: event["comm_bytes_per_step"])
+        names = ("comm_bytes_per_step", "comm_calls_per_step", "comm_by_collective")
+        found |= {name: busiest[name] for name in names if name in busiest}
+    profiles = _last(trace, "profile")
+    if profiles:
+        longest = max(profiles, key=lambda event: event["comm_exposed_s"])
+        found |= {name: longest[name] for name in ("comm_s", "comm_exposed_s")}
+    return found
+
+
+def interference(trace: Trace) -> dict[str, Any]:
+    """Energy of the window, and what others took of the processors meanwhile, as shares of their whole time."""
+    windows = []
     for reader in trace.readers:
-        for event in (reader.last("state"), reader.last("done")):
-            for name, value in (event or {}).items():
-                if name.endswith(("_bytes", "_bytes_per_step")):
-                    found[name] = max(found.get(name, 0), int(value))
-    return dict(found)
+        opened = next((e for e in reader.all("phase") if e["name"] == "measure"), None)
+        closed = reader.last("done")
+        if opened is None or closed is None:
+            return {}
+        windows.append(differences(opened, closed) | {"wall_s": closed["t"] - opened["t"]})
+    energies = [window["energy_j"] for window in windows if "energy_j" in window]
+    found: dict[str, Any] = {"energy_j": sum(energies) if energies else None}
+    first = windows[0]
+    whole = first["wall_s"] * (trace.readers[0].last("done") or {}).get("cpus", 0)
+    if "busy_cpu_s" in first and whole > 0:
+        ours = sum(window["cpu_s"] for window in windows)
+        found["foreign_cpu_share"] = max(0.0, (first["busy_cpu_s"] - ours) / whole)
+        found["stolen_cpu_share"] = first["stolen_cpu_s"] / whole
+    return found
+
+
+def window_tokens(trace: Trace) -> int:
+    """Tokens of every step of the window, those included that do not count."""
+    return len(_window(trace)) * trace.job.workload.tokens_per_step
+
+
+def _last(trace: Trace, kind: str) -> list[Event]:
+    return [event for reader in trace.readers if (event := reader.last(kind)) is not None]
 
 
 def _phases(trace: Trace) -> dict[str, Any]:

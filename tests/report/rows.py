@@ -64,7 +64,13 @@ def trial(
         "memory_params_bytes": 40 * MIB,
         "memory_grads_bytes": 40 * MIB,
         "memory_optimizer_bytes": 80 * MIB,
+        "memory_buffers_bytes": 10 * MIB,
         "memory_activations_bytes": 200 * MIB,
+        "comm_bytes_per_step": 40 * MIB,
+        "comm_by_collective": '{"all_reduce": {"bytes": 41943040, "calls": 3}}',
+        "comm_s": 0.05,
+        "comm_exposed_s": 0.02,
+        "role": "search",
         "loss_first": 5.0,
         "loss_last": 4.0,
         "numerics": "pass",
@@ -72,7 +78,7 @@ def trial(
         "numerics_tolerance": 1e-4,
         "launch_s": 0.2,
         "setup_s": 0.3,
-        "schema_version": 1,
+        "schema_version": 2,
         "harness_version": "0.1.0",
         "torch_version": "2.0",
         **columns,
@@ -92,6 +98,7 @@ def failure(
         "loss_",
         "numerics_",
         "measured_",
+        "comm_",
         "launch_s",
         "setup_s",
     )
@@ -115,6 +122,22 @@ def step_rows(row: Mapping[str, Any], steps: int = 10, warmup: int = 2) -> list[
         for rank in range(2)
         for step in range(steps)
     ]
+
+
+def final(of: Mapping[str, Any], number: int, tokens_per_s: float) -> dict[str, Any]:
+    """A final launch of the plan of a row."""
+    rates = {f"tokens_per_s{end}": tokens_per_s for end in ("", "_low", "_high")}
+    step = {"step_time_s": 800 / tokens_per_s, "started_at": of["started_at"] + timedelta(hours=number)}
+    return {**of, "trial_id": f"{of['trial_id']}-final{number}", "role": "final", **rates, **step}
+
+
+def decided() -> list[dict[str, Any]]:
+    """`typical` with final launches of b2 and c3, which turn their order around."""
+    rows = typical()
+    b2, c3 = rows[1], rows[2]
+    slow = [final(b2, at, rate) for at, rate in enumerate((1040.0, 1050.0, 1060.0), start=1)]
+    fast = [final(c3, at, rate) for at, rate in enumerate((1090.0, 1100.0, 1110.0), start=1)]
+    return [*rows, *slow, *fast]
 
 
 def typical() -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def test_every_chart_has_a_figure_that_plotly_can_read(make_store: Make, tmp_pat
     found = page(make_store(), tmp_path)
     wanted = [a["data-figure"] for _, a in found.elements if "data-figure" in a]
     figures = [json.loads(text) for kind, text in found.scripts if kind == "application/json"]
-    assert len(wanted) == len(figures) == 5
+    assert len(wanted) == len(figures) == 6
     assert all(figure["data"] and figure["layout"] for figure in figures)
 
 
@@ -93,7 +93,7 @@ def test_a_page_where_everything_failed_says_so(make_store: Make, tmp_path: Path
 
 def test_the_page_of_one_trial_is_whole(make_store: Make, tmp_path: Path) -> None:
     text = page(make_store([trial("a1")]), tmp_path).text
-    assert "the only trial that succeeded" in text
+    assert "the only plan that succeeded" in text
     assert "Environment" in text
 
 

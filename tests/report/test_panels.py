@@ -7,8 +7,10 @@ import pytest
 from harness.report import format as fmt
 from harness.report.panels import (
     PANELS,
+    communication,
     environment,
     failures,
+    finals,
     losses,
     memory,
     pareto,
@@ -20,7 +22,7 @@ from harness.report.panels import (
 from harness.report.panels.base import TOP, Chart
 from harness.report.view import SweepView
 
-from .rows import MIB, failure, trial
+from .rows import MIB, decided, failure, final, trial
 
 View = Callable[..., SweepView]
 
@@ -38,7 +40,7 @@ def test_the_verdict_names_the_winner_its_interval_and_its_tie(make_view: View) 
     assert (found.trial_id, found.headline) == ("b2", "zero2 dp2 · mb 8 · fp32")
     assert (found.value, found.interval) == ("1,100 tokens/s", "95 % interval 1,078 to 1,122")
     assert plain(found.sentences[0]) == (
-        "Tied with 1 trial whose 95 % interval overlaps its own: zero2 dp2 · mb 4 · bf16_autocast. "
+        "Tied with 1 plan that cannot be told apart from it: zero2 dp2 · mb 4 · bf16_autocast. "
         "Of these, zero2 dp2 · mb 4 · bf16_autocast needs the least memory, 250 MiB."
     )
 
@@ -59,7 +61,9 @@ def test_the_verdict_repeats_the_winner_by_the_recorded_command(make_view: View)
 
 def test_a_clear_winner_is_said_to_be_clear(make_view: View) -> None:
     found = verdict.data(make_view([trial("a1", 100), trial("b2", 200, {"data_parallel": "zero1"})]))
-    assert found.sentences[0].startswith("No 95 % interval of another ok trial reaches its own; the next best is ddp")
+    assert found.sentences[0] == (
+        "It can be told apart from every other plan (at the 5 % level); the next best is ddp dp2."
+    )
 
 
 def test_a_lone_trial_was_compared_with_nothing(make_view: View) -> None:
@@ -161,20 +165,20 @@ def test_a_step_takes_as_long_as_its_slowest_rank_and_warmup_is_apart(make_view:
 def test_memory_is_stacked_by_category(make_view: View) -> None:
     found = memory.data(make_view())
     assert found is not None
-    assert found.stacks[0].parts == (40 * MIB, 40 * MIB, 80 * MIB, 200 * MIB)
-    assert plain(found.reading).endswith("#4 zero3 holds 17 % less, mostly in optimizer.")
+    assert found.stacks[0].parts == (40 * MIB, 40 * MIB, 80 * MIB, 10 * MIB, 200 * MIB)
+    assert plain(found.reading).endswith("#4 zero3 holds 16 % less, mostly in optimizer.")
 
 
 def test_a_failure_says_where_and_why(make_view: View) -> None:
     found = failures.data(make_view())
     assert [f.where for f in found.failures] == ["warmup, rank 1, step 0", "never launched"]
     assert found.failures[1].reason == "6 heads do not divide by 4"
-    assert found.reading == "2 of 6 trials did not end as ok: 1 oom_host and 1 infeasible."
+    assert found.reading == "2 of 6 trials cannot be ranked: 1 oom_host and 1 infeasible."
 
 
 def test_a_sweep_without_failures_says_so(make_view: View) -> None:
     found = failures.data(make_view([trial("a1")]))
-    assert (found.failures, found.reading) == ((), "None: 1 trial of 1 ended as ok.")
+    assert (found.failures, found.reading) == ((), "None: every trial of 1 can be ranked.")
 
 
 def test_the_environment_flattens_what_was_recorded(make_view: View) -> None:
@@ -190,7 +194,7 @@ def test_only_the_best_trials_get_a_curve_and_the_page_says_so(make_view: View) 
     for panel in (losses, step_times, memory):
         found = panel.data(view)
         assert found is not None
-        assert found.note == f"The best {TOP} of {TOP + 5} ok trials are drawn."
+        assert found.note == f"The best {TOP} of {TOP + 5} plans are drawn."
     drawn = losses.data(view)
     assert drawn is not None
     assert len(drawn.curves) == TOP
@@ -204,10 +208,34 @@ def test_without_an_ok_trial_no_chart_is_drawn(make_view: View) -> None:
 
 
 def test_every_chart_has_one_line_of_reading(make_view: View) -> None:
-    view = make_view()
+    view = make_view(decided())
     charts = [d for d in (panel.draw(panel.data(view)) for panel in PANELS) if isinstance(d, Chart)]
-    assert len(charts) == 5
+    assert len(charts) == 7
     assert all(chart.reading.endswith(".") and "\n" not in chart.reading for chart in charts)
+
+
+def test_the_finals_show_each_launch_and_what_the_search_had_measured(make_view: View) -> None:
+    found = finals.data(make_view(decided()))
+    assert found is not None
+    assert [plan.rates for plan in found.finalists] == [(1090.0, 1100.0, 1110.0), (1040.0, 1050.0, 1060.0)]
+    assert [plan.searched for plan in found.finalists] == [1090.0, 1100.0]
+    assert plain(found.reading) == ("#1 zero2 is faster than #2 zero2 by 4.8 %, more than launches differ by chance.")
+
+
+def test_finals_that_decide_nothing_say_so(make_view: View) -> None:
+    rows = [one, other] = [trial("a1", 1000), trial("b2", 1010, {"data_parallel": "zero1"})]
+    rows += [final(one, n, rate) for n, rate in enumerate((950, 1050), 1)]
+    rows += [final(other, n, rate) for n, rate in enumerate((960, 1060), 1)]
+    found = finals.data(make_view(rows))
+    assert found is not None
+    assert found.reading == "#1 zero1 cannot be told apart from #2 ddp: choose by memory, or measure longer."
+
+
+def test_communication_is_split_into_what_computing_hides_and_what_it_does_not(make_view: View) -> None:
+    found = communication.data(make_view())
+    assert found is not None
+    assert (found.plans[0].exposed_s, found.plans[0].hidden_s) == (0.02, pytest.approx(0.03))
+    assert plain(found.plans[0].collectives) == "all_reduce 40.0 MiB in 3"
 
 
 def test_panel_keys_are_unique() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from harness.report.panels import (
+    communication,
     environment,
     failures,
+    finals,
     losses,
     memory,
     pareto,
@@ -19,12 +21,14 @@ from harness.report.panels.base import Panel
 
 PANELS: tuple[Panel[Any], ...] = (
     Panel(key="verdict", title="Verdict", data=verdict.data, draw=verdict.draw),
-    Panel(key="ranking", title="Every trial", data=ranking.data, draw=ranking.draw),
+    Panel(key="finals", title="Fresh launches of the best", data=finals.data, draw=finals.draw),
+    Panel(key="ranking", title="Every plan", data=ranking.data, draw=ranking.draw),
     Panel(key="strategies", title="Best of each strategy", data=strategies.data, draw=strategies.draw),
     Panel(key="pareto", title="Throughput against memory", data=pareto.data, draw=pareto.draw),
     Panel(key="losses", title="Loss curves", data=losses.data, draw=losses.draw),
     Panel(key="step-times", title="Step times", data=step_times.data, draw=step_times.draw),
     Panel(key="memory", title="Memory by category", data=memory.data, draw=memory.draw),
+    Panel(key="communication", title="Communication", data=communication.data, draw=communication.draw),
     Panel(key="failures", title="Failures", data=failures.data, draw=failures.draw),
     Panel(key="environment", title="Environment", data=environment.data, draw=environment.draw),
 )

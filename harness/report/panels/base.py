@@ -54,4 +54,4 @@ class Panel(Generic[Data]):
 
 def top_note(number: int) -> str:
     """Says that only the best trials are drawn, if there are more."""
-    return f"The best {TOP} of {number:,} ok trials are drawn." if number > TOP else ""
+    return f"The best {TOP} of {number:,} plans are drawn." if number > TOP else ""

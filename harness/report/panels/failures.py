@@ -9,6 +9,7 @@ from harness.report import format as fmt
 from harness.report.labels import Row
 from harness.report.panels.base import Fragment
 from harness.report.view import SweepView
+from harness.standings import USABLE
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,6 @@ def _where(row: Row) -> str:
 
 def _reading(view: SweepView) -> str:
     if not view.failed:
-        return f"None: {fmt.count(len(view.rows), 'trial')} of {len(view.rows):,} ended as ok."
-    kinds = [f"{number:,} {outcome}" for outcome, number in view.outcomes.items() if outcome != Outcome.OK]
-    return f"{len(view.failed):,} of {fmt.count(len(view.rows), 'trial')} did not end as ok: {fmt.listed(kinds, 8)}."
+        return f"None: every trial of {len(view.rows):,} can be ranked."
+    kinds = [f"{number:,} {outcome}" for outcome, number in view.outcomes.items() if outcome not in USABLE]
+    return f"{len(view.failed):,} of {fmt.count(len(view.rows), 'trial')} cannot be ranked: {fmt.listed(kinds, 8)}."

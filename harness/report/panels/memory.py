@@ -1,4 +1,4 @@
-"""What the memory of the worst rank holds."""
+"""What the memory of the worst rank holds when it holds most: together the categories are its tensors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ CATEGORIES = {
     "parameters": "memory_params_bytes",
     "gradients": "memory_grads_bytes",
     "optimizer": "memory_optimizer_bytes",
+    "buffers": "memory_buffers_bytes",
     "activations": "memory_activations_bytes",
 }
-_COLOURS = ("var(--params)", "var(--grads)", "var(--optimizer)", "var(--activations)")
+_COLOURS = ("var(--params)", "var(--grads)", "var(--optimizer)", "var(--buffers)", "var(--activations)")
 
 
 @dataclass(frozen=True)

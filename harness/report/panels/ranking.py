@@ -89,6 +89,8 @@ def _line(view: SweepView, row: Row, columns: tuple[Column, ...], ties: set[str]
 def _problem(view: SweepView, row: Row) -> str:
     if row["outcome"] != Outcome.OK:
         return str(row["outcome"])
+    if row["disturbed"]:
+        return "disturbed"
     return "over the limit" if view.over_limit(row) else ""
 
 
@@ -99,15 +101,16 @@ def _reading(view: SweepView) -> str:
     best = order.get(view.objective, "most throughput")
     if len(view.rankings) > 1:
         best = f"each global batch ranked for itself, {best}"
-    tied = f" ≈ marks the {fmt.count(len(view.ties), 'trial')} tied with the winner." if view.ties else ""
-    return f"{fmt.count(len(view.ranked), 'ok trial')} of {len(view.rows):,}, {best} first.{tied}"
+    tied = f" ≈ marks the {fmt.count(len(view.ties), 'plan')} tied with the winner." if view.ties else ""
+    trials = fmt.count(len(view.rows), "trial")
+    return f"{fmt.count(len(view.ranked), 'plan')} ranked from {trials}, {best} first.{tied}"
 
 
 def _columns(view: SweepView) -> tuple[Column, ...]:
     mib = 1024.0**2
 
     def get(name: str, scale: float = 1.0) -> Callable[[Row], float | None]:
-        return lambda row: None if row[name] is None else row[name] / scale
+        return lambda row: None if row.get(name) is None else row[name] / scale
 
     def against_winner(row: Row) -> float | None:
         best = (view.winner_of(row) or {}).get("tokens_per_s")
@@ -115,18 +118,24 @@ def _columns(view: SweepView) -> tuple[Column, ...]:
 
     number = fmt.significant
     return (
+        Column("launches", "", get("launches"), _whole, "that count, each a fresh start of every rank"),
         Column("throughput", view.unit, get("tokens_per_s"), fmt.rate, "median, with its 95 % interval"),
         Column("to winner", "", against_winner, lambda v: fmt.signed_percent(v, 1), "difference of throughput"),
         Column("time to loss", "s", get("time_to_loss_s"), number, "time to the target loss"),
         Column("step time", "ms", get("step_time_s", 1e-3), number, "median over steps of the slowest rank"),
         Column("peak memory", "MiB", get("peak_memory_bytes", mib), number, "of the worst rank"),
         Column("sent", "MiB/step", get("comm_bytes_per_step", mib), number, "bytes that the busiest rank sends"),
+        Column("exposed", "ms/step", get("comm_exposed_s", 1e-3), number, "time a rank waits for others"),
         Column("MFU", "%", get("mfu", 0.01), number, "model FLOPs utilisation"),
         Column("accuracy", "%", get("accuracy_last", 0.01), number, "on the last step's batch"),
         Column("numerics", "", get("numerics_max_rel_error"), fmt.relative_error, "largest difference to fp32"),
-        Column("energy", "J", get("energy_j"), number, "of the measured window"),
+        Column("energy", f"{view.unit.removesuffix('/s')}/J", get("tokens_per_j"), number, "of the measured window"),
         Column("set-up", "s", _setup, number, "launch and set-up, before the first step"),
     )
+
+
+def _whole(value: float | None) -> str:
+    return fmt.MISSING if value is None else f"{value:.0f}"
 
 
 def _setup(row: Row) -> float | None:

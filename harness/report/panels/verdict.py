@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
+from harness.report import certainty
 from harness.report import format as fmt
 from harness.report.labels import Row, settings
 from harness.report.panels.base import Fragment
@@ -54,7 +55,10 @@ def data(view: SweepView) -> Verdict:
         value=value,
         interval=interval,
         facts=tuple(fact for fact in _facts(view, winner) if fact),
-        sentences=tuple(filter(None, (_ties(view), _front(view), _limit(view, winner), _workloads(view)))),
+        sentences=(
+            *filter(None, (_ties(view), _front(view), _limit(view, winner), _workloads(view))),
+            *certainty.sentences(view),
+        ),
         command=str((view.info.get("repeat") or {}).get(winner["trial_id"], "")),
         plan=json.dumps(settings(winner), sort_keys=True),
     )
@@ -126,16 +130,16 @@ def _numerics(winner: Row) -> Fact:
 def _ties(view: SweepView) -> str:
     ranking = view.rankings[0]
     if len(ranking) == 1:
-        return "It is the only trial that succeeded, so nothing was compared."
+        return "It is the only plan that succeeded, so nothing was compared."
     ties = view.ties_with(ranking[0])
     if not ties:
         if view.objective == "memory":
-            return f"No other of the {len(ranking):,} ok trials needs as little."
+            return f"No other of the {len(ranking):,} plans needs as little."
         second = view.label(ranking[1])
-        return f"No 95 % interval of another ok trial reaches its own; the next best is {second}."
+        return f"It can be told apart from every other plan (at the 5 % level); the next best is {second}."
     names = fmt.listed([view.label(row) for row in ties])
-    why = "which needs as much" if view.objective == "memory" else "whose 95 % interval overlaps its own"
-    return f"Tied with {fmt.count(len(ties), 'trial')} {why}: {names}.{_leanest(view, ties)}"
+    why = "which needs as much" if view.objective == "memory" else "that cannot be told apart from it"
+    return f"Tied with {fmt.count(len(ties), 'plan')} {why}: {names}.{_leanest(view, ties)}"
 
 
 def _leanest(view: SweepView, ties: tuple[Row, ...]) -> str:

@@ -1,0 +1,190 @@
+"""What a sweep launches: trials that the search asks for, and final launches that decide between the best plans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import repeat, standings
+from harness.config import OBJECTIVES
+from harness.experiment import Experiment
+from harness.plan import Plan
+from harness.records import Outcome, Role
+from harness.search.evaluation import Evaluation, Recorded, Ticket
+from harness.standings import Row
+from harness.trial.runner import Result, Runner
+
+MOST_FUTILE = 3
+"""Repetitions in a row that may be disturbed as well; then the machine is a busy one, and launches are only flagged."""
+RACED = ("throughput", "time-to-loss")
+"""Objectives under which a slower plan cannot win."""
+
+
+@dataclass(frozen=True)
+class FinalLaunch:
+    """One launch of a finalist."""
+
+    plan: Plan
+    global_batch_size: int
+    round: int
+    """From 1."""
+    rounds: int
+
+
+@dataclass(kw_only=True)
+class Launches:
+    """Runs plans for a sweep and keeps what they came to.
+
+    Args:
+        experiment: what is searched.
+        showcases: (global batch size, plan) of the plans that show each strategy: they are measured to the end.
+        may_go_on: whether there is time for one more launch.
+        on_result: told of each recorded trial.
+    """
+
+    experiment: Experiment
+    showcases: frozenset[tuple[int, Plan]] = frozenset()
+    may_go_on: Callable[[], bool] = lambda: True
+    on_result: Callable[[Result], None] = lambda result: None
+    runner: Runner = field(init=False)
+    """Set once everything was checked."""
+    repeats: dict[str, str] = field(default_factory=dict)
+    """trial_id -> the command that repeats its plan."""
+    training_s: float = 0.0
+    launched: bool = False
+    """Whether a trial of this run stands in the store."""
+    _units: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    _futile: int = 0
+    """Repetitions in a row that were disturbed as well."""
+    _rivals: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the objective means the same for every workload of the sweep."""
+        return len(self.experiment.workloads) == 1 or self.experiment.config.objective == "time-to-loss"
+
+    # -- the search
+
+    def evaluate(self, plan: Plan, ticket: Ticket) -> Evaluation:
+        """Launch a plan that the search asked for; once more if others disturbed it."""
+        size = ticket.global_batch_size
+        rival = None if (size, plan) in self.showcases else self._rival(size)
+        result = self._run(plan, size, ticket.number, Role.SEARCH, rival)
+        if self._worth_repeating(result):
+            result = self._run(plan, size, ticket.number, Role.AGAIN, rival)
+            self._note_repetition(result)
+        return self.evaluation(result.row)
+
+    def _worth_repeating(self, result: Result) -> bool:
+        disturbed = result.row.get("disturbed") is not None
+        return disturbed and self._futile < MOST_FUTILE and self.may_go_on()
+
+    def _note_repetition(self, result: Result) -> None:
+        self._futile = self._futile + 1 if result.row.get("disturbed") is not None else 0
+
+    def refuse(self, plan: Plan, ticket: Ticket, reason: str) -> Evaluation:
+        """Record a plan that cannot run."""
+        workload = self.experiment.workloads[ticket.global_batch_size]
+        result = self.runner.refuse(plan, workload, reason, ticket.number)
+        self.on_result(result)
+        return self.evaluation(result.row)
+
+    def recall(self, row: Row) -> Recorded:
+        """A trial of an earlier run of the sweep."""
+        plan = Plan.from_json(row["knobs"])
+        self._remember(row, plan)
+        return Recorded(plan, Ticket(int(row["study_trial"]), row["global_batch_size"]), self.evaluation(row))
+
+    def evaluation(self, row: Row) -> Evaluation:
+        """What a trial means to the search."""
+        outcome, reason = Outcome(row["outcome"]), row.get("outcome_reason")
+        values = tuple(row.get(column) for column, _ in OBJECTIVES[self.experiment.config.objective])
+        present = tuple(float(v) for v in values if v is not None and math.isfinite(v))
+        usable = outcome in standings.USABLE and len(present) == len(values)
+        if usable and standings.over(row, self.experiment.memory_ceiling_bytes):
+            usable, reason = False, "it leaves less than the headroom asked for"
+        if usable and not self.compared:
+            # Workloads are unequal work: each counts in units of its own first trial.
+            units = self._units.setdefault(row["workload_id"], present)
+            present = tuple(value / unit for value, unit in zip(present, units, strict=True))
+        return Evaluation(trial_id=row["trial_id"], outcome=outcome, values=present if usable else None, reason=reason)
+
+    def _run(
+        self, plan: Plan, size: int, number: int | None, role: Role, rival_step_time_s: float | None = None
+    ) -> Result:
+        workload = self.experiment.workloads[size]
+        facts = self.experiment.facts(workload)
+        result = self.runner.run(plan, workload, facts, number, role=role, rival_step_time_s=rival_step_time_s)
+        self.training_s += result.training_s
+        self.launched = True
+        self._remember(result.row, plan)
+        self.on_result(result)
+        return result
+
+    def _remember(self, row: Row, plan: Plan) -> None:
+        size = row["global_batch_size"]
+        self.repeats[row["trial_id"]] = self._repeat(plan, size)
+        fits = not standings.over({"peak_memory_bytes": None, **row}, self.experiment.memory_ceiling_bytes)
+        if row["outcome"] == Outcome.OK and row.get("disturbed") is None and fits and row.get("tokens_per_s_low"):
+            slowest = size * row["seq_len"] / row["tokens_per_s_low"]
+            workload = row["workload_id"]
+            self._rivals[workload] = min(slowest, self._rivals.get(workload, math.inf))
+
+    def _rival(self, size: int) -> float | None:
+        config = self.experiment.config
+        if not config.racing or config.objective not in RACED:
+            return None
+        return self._rivals.get(self.experiment.workloads[size].workload_id)
+
+    def _repeat(self, plan: Plan, global_batch: int) -> str:
+        config, workload = self.experiment.config, self.experiment.workloads[global_batch]
+        return repeat.run_command(
+            config,
+            plan,
+            {knob.name: knob.default for knob in self.experiment.knobs},
+            config.workload or workload.name,
+            global_batch if config.global_batch else None,
+        )
+
+    # -- the finals
+
+    def run_finals(self, rows: Sequence[Row], on_launch: Callable[[FinalLaunch], None]) -> int:
+        """Launch the best plans again, interleaved, as long as there is time; returns how many launches were left."""
+        waiting = list(self.final_launches(rows))
+        for done, launch in enumerate(waiting):
+            if not self.may_go_on():
+                return len(waiting) - done
+            on_launch(launch)
+            result = self._run(launch.plan, launch.global_batch_size, None, Role.FINAL)
+            if self._worth_repeating(result):
+                self._note_repetition(self._run(launch.plan, launch.global_batch_size, None, Role.FINAL))
+        return 0
+
+    def final_launches(self, rows: Sequence[Row]) -> Iterator[FinalLaunch]:
+        """The launches that are missing before a winner can be named, in order: A B C, A B C, A B C.
+
+        Args:
+            rows: every trial of the sweep.
+        """
+        config = self.experiment.config
+        finalists = [plan for size in self.experiment.workloads for plan in self._finalists(rows, size)]
+        done = {row["trial_id"]: _finals_of(row, rows) for row in finalists}
+        for number in range(1, config.relaunches + 1):
+            for row in finalists:
+                if done[row["trial_id"]] < number:
+                    plan = Plan.from_json(row["knobs"])
+                    yield FinalLaunch(plan, row["global_batch_size"], number, config.relaunches)
+
+    def _finalists(self, rows: Sequence[Row], size: int) -> list[Row]:
+        config, workload_id = self.experiment.config, self.experiment.workloads[size].workload_id
+        searched = [row for row in rows if row["workload_id"] == workload_id and row["role"] != Role.FINAL]
+        plans = standings.standings(searched).plans
+        ranked = standings.order(plans, config.objective, self.experiment.memory_ceiling_bytes)
+        return [plan.row for plan in ranked[: config.finalists]]
+
+
+def _finals_of(row: Row, rows: Sequence[Mapping[str, Any]]) -> int:
+    same = (row["plan_id"], row["workload_id"])
+    return sum(r["role"] == Role.FINAL and (r["plan_id"], r["workload_id"]) == same for r in rows)

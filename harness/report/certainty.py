@@ -1,0 +1,66 @@
+"""How far a ranking can be believed, in sentences that the terminal and the page share."""
+
+from __future__ import annotations
+
+from harness.records import Outcome, Role
+from harness.report import format as fmt
+from harness.report.labels import Row
+from harness.report.view import SweepView
+
+LEAST_HEADROOM = 0.10
+"""Share of its memory that a plan should leave free: real training has moments that a short trial has not."""
+
+
+def headroom(row: Row) -> float | None:
+    """Share of a rank's memory that the worst rank left free; None if either is unknown."""
+    limit, peak = row["memory_limit_bytes"], row["peak_memory_bytes"]
+    return None if not limit or peak is None else 1 - peak / limit
+
+
+def sentences(view: SweepView) -> tuple[str, ...]:
+    """What a reader should know before using the winner; () if no plan succeeded."""
+    if view.winner is None:
+        return ()
+    said = (_spread(view), _headroom(view, view.winner), _winner_disturbed(view.winner), _disturbed(view))
+    return tuple(filter(None, said))
+
+
+def _spread(view: SweepView) -> str:
+    known, plans = view.places_of_plans[0]
+    if known.spread is None or known.smallest_difference is None:
+        return (
+            "No plan was launched again, so the intervals are those of single launches: "
+            "a difference of a few per cent is not yet a finding."
+        )
+    finalists = [plan for plan in plans if plan.decided]
+    launches = sum(len(plan.launches) for plan in finalists)
+    failed = sum(plan.failures for plan in finalists)
+    lost = f" {fmt.count(failed, 'of them failed', 'of them failed')}." if failed else ""
+    return (
+        f"{fmt.count(len(finalists), 'plan')} had {launches} fresh launches in turns.{lost} "
+        f"Launches of one plan differ by {fmt.percent(known.spread.deviation)} (standard deviation); "
+        f"a difference of {fmt.percent(known.smallest_difference)} between two of these plans would have been seen "
+        "(with 80 % probability)."
+    )
+
+
+def _headroom(view: SweepView, winner: Row) -> str:
+    left = headroom(winner)
+    if left is None or left >= LEAST_HEADROOM:
+        return ""
+    return (
+        f"Warning: the winner leaves {fmt.percent(max(left, 0.0))} of a rank's memory free, less than "
+        f"{fmt.percent(LEAST_HEADROOM)}; --headroom {LEAST_HEADROOM:.0%} asks for a plan that leaves more."
+    )
+
+
+def _winner_disturbed(winner: Row) -> str:
+    return f"The winner's numbers may be off: {winner['disturbed']}." if winner["disturbed"] else ""
+
+
+def _disturbed(view: SweepView) -> str:
+    hit = [row for row in view.rows if row["disturbed"]]
+    if not hit:
+        return ""
+    again = sum(row["role"] == Role.AGAIN and row["outcome"] == Outcome.OK for row in view.rows)
+    return f"Others disturbed {fmt.count(len(hit), 'launch', 'launches')}; {again} were repeated."

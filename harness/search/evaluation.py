@@ -46,7 +46,7 @@ class Evaluation:
 
     @property
     def settled(self) -> bool:
-        """Whether the plan would end so again; an interrupted trial says nothing of its plan."""
+        """Whether the plan would end so again; what was cut short from outside says nothing of its plan."""
         return self.outcome not in (Outcome.INTERRUPTED, Outcome.PREEMPTED)
 
     @property
@@ -115,7 +115,7 @@ class Phase(StrEnum):
     """Why a plan is tried."""
 
     SHOWCASE = "showcase"
-    """It shows one way of using a strategy, or was cut short in an earlier run."""
+    """It shows one way of using a strategy, or was cut short before."""
     SEARCH = "search"
     """The sampler asked for it."""
     UNSEEN = "unseen"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -18,6 +19,9 @@ from harness.search.spaces import GLOBAL_BATCH_SIZE, Point, Spaces
 from strategies.base import Range, Setting
 
 _SPACE = "space"
+
+ATTEMPTS = 3
+"""How often a point is launched that the system takes away each time: it may be the plan that brings that about."""
 
 _KILLED = Evaluation(
     trial_id="", outcome=Outcome.INTERRUPTED, values=None, reason="the sweep was killed while this trial ran"
@@ -45,7 +49,8 @@ class Ledger:
         self.waiting: dict[Point, None] = {}
         """Enqueued points, in order."""
         self.launched = 0
-        """Trials that were launched and settled, over all runs."""
+        """Trials that were launched and settled, over all runs; a point that was given up counts as one."""
+        self._preempted: Counter[Point] = Counter()
         _check_same_space(study, spaces)
         for trial in study.get_trials(deepcopy=False):
             self._read(trial)
@@ -63,8 +68,10 @@ class Ledger:
                 self._learn(point, evaluation)
 
     def _learn(self, point: Point, evaluation: Evaluation) -> None:
-        self.launched += evaluation.launched
-        if evaluation.settled:
+        self._preempted[point] += evaluation.outcome is Outcome.PREEMPTED
+        given_up = evaluation.outcome is Outcome.PREEMPTED and self._preempted[point] >= ATTEMPTS
+        self.launched += evaluation.launched or given_up
+        if evaluation.settled or given_up:
             self.known[point] = evaluation
 
     # -- asking
@@ -97,10 +104,10 @@ class Ledger:
     # -- telling
 
     def tell(self, trial: optuna.Trial, point: Point, evaluation: Evaluation) -> None:
-        """How a trial ended. One that was interrupted is enqueued again."""
+        """How a trial ended. One that was cut short is enqueued again; preempted `ATTEMPTS` times, it is given up."""
         self._tell(trial, evaluation)
         self._learn(point, evaluation)
-        if not evaluation.settled:
+        if point not in self.known:
             self.enqueue(point)
 
     def tell_refused(self, trial: optuna.Trial, point: Point, evaluation: Evaluation) -> None:

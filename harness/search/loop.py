@@ -92,6 +92,7 @@ class _Loop:
         self.ledger, self.evaluate, self.refuse = ledger, evaluate, refuse
         self.budget, self.on_event, self.clock = budget, on_event, clock
         self.start_s = clock()
+        self.launched_before = ledger.launched
         self.durations_s: list[float] = []
         self.ended: list[tuple[Plan, Evaluation]] = []
         self.fruitless = self.repeated = 0
@@ -147,7 +148,7 @@ class _Loop:
                 self.patience = min(FRUITLESS_DRAWS, 2 * self.patience)
             evaluation = self._launch(point, ticket)
             self.ledger.tell(trial, point, evaluation)
-        self.interrupted = not evaluation.settled
+        self.interrupted = evaluation.outcome is Outcome.INTERRUPTED
         self.ended.append((point.plan, evaluation))
         self._tell_display(point, ticket, evaluation)
 
@@ -178,7 +179,7 @@ class _Loop:
         return Summary(
             stopped=stopped,
             interrupted=self.interrupted,
-            launched=sum(evaluation.launched for _, evaluation in self.ended),
+            launched=self.ledger.launched - self.launched_before,
             launched_in_all=self.ledger.launched,
             repeated=self.repeated,
             outcomes=dict[Outcome, int](Counter(evaluation.outcome for _, evaluation in self.ended)),

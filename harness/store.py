@@ -253,10 +253,12 @@ def _replace(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         hidden.replace(path)
         _synchronise(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the folder may not even exist
             hidden.unlink()
-        raise _unwritable(path.parent, error) from error
+        if isinstance(error, OSError):
+            raise _unwritable(path.parent, error) from error
+        raise
 
 
 def _synchronise(folder: Path) -> None:

@@ -22,8 +22,9 @@ TIGHT_TICK = 0.025
 """Longest sleep while the machine's memory is getting short, in s: a rank can take gigabytes in a second."""
 GRACE = 1.0
 """How long the other ranks may go on after one failed, to say what they saw, in s."""
-FLOOR_SHARE = 0.05
-"""Share of the machine's memory that ranks must leave: below it a machine begins to swap, and then to kill."""
+FLOOR_SHARE, FLOOR = 0.05, 512 << 20
+"""Share of the memory that is available at the launch, and bytes of it, that ranks must leave: with less a machine
+begins to swap, and then to kill."""
 
 
 @dataclass
@@ -70,7 +71,7 @@ def follow(
         job: what they run; its folder must exist.
         deadlines: when ranks count as hanging.
         on_step: called with the number of finished steps as they come in.
-        memory_floor: bytes of the machine's memory that ranks must leave; None: `FLOOR_SHARE` of it.
+        memory_floor: bytes of memory that ranks must leave to the machine; None: a share of what it has.
 
     Raises:
         MeasurementError: no process can be started here.
@@ -78,7 +79,7 @@ def follow(
     oom_before = _kernel_oom_kills()
     readers = [EventReader(job.events_of(rank)) for rank in range(job.world_size)]
     trace = Trace(job, time.monotonic(), readers=readers)
-    watch = _Watch(trace, deadlines, on_step, _floor(memory_floor))
+    watch = _Watch(trace, deadlines, on_step, memory_floor)
     limit = job.memory_limit if job.facts.device_type == "cpu" else None
     outputs = Outputs(job)
     with outputs, RankGroups(limit) as groups:
@@ -119,9 +120,11 @@ class _Watch:
     """Decides when a trial must be ended from outside."""
 
     def __init__(
-        self, trace: Trace, deadlines: Deadlines, on_step: Callable[[int], None] | None, memory_floor: int
+        self, trace: Trace, deadlines: Deadlines, on_step: Callable[[int], None] | None, memory_floor: int | None
     ) -> None:
-        self.trace, self.deadlines, self.on_step, self.memory_floor = trace, deadlines, on_step, memory_floor
+        self.trace, self.deadlines, self.on_step = trace, deadlines, on_step
+        self.memory_at_start = available_bytes()
+        self.memory_floor = memory_floor if memory_floor is not None else _floor(self.memory_at_start)
         self.last_sign = [trace.started] * trace.job.world_size
         self.failed_at: float | None = None
         self.steps = 0
@@ -180,7 +183,7 @@ class _Watch:
         if left >= self.memory_floor:
             return False
         held = self._held(pids)
-        if sum(held.values()) < self.memory_floor:  # others took it; ending these ranks would give little back
+        if sum(held.values()) < (self.memory_at_start - left) / 2:  # others took most of it
             return False
         rank = max(held, key=lambda each: held[each])
         self._stop(
@@ -217,10 +220,9 @@ def where(reader: EventReader) -> str:
     return f"in {name}, after step {step['step']}" if step else f"in {name}"
 
 
-def _floor(asked: int | None) -> int:
-    """What ranks must leave: never more than half of what there is at the launch, or nothing could run."""
-    floor = asked if asked is not None else int(FLOOR_SHARE * psutil.virtual_memory().total)
-    return min(floor, available_bytes() // 2)
+def _floor(available: int) -> int:
+    """What ranks must leave of it; half at the most, or nothing could run where little is left."""
+    return min(max(int(FLOOR_SHARE * available), FLOOR), available // 2)
 
 
 def _kernel_oom_kills() -> int:

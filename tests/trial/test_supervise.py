@@ -108,7 +108,7 @@ def test_a_rank_that_holds_more_than_the_limit_is_ended(clock: Clock, tmp_path: 
 def test_ranks_that_leave_the_machine_too_little_memory_are_ended(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = SimpleNamespace(bytes=9000)
+    left = SimpleNamespace(bytes=9000)  # other processes are not here, so what is missing was taken by the ranks
     monkeypatch.setattr(supervise, "available_bytes", lambda: left.bytes)
     ticks: list[float] = []
 

@@ -143,6 +143,8 @@ class Store:
     def reference(self, workload_id: str) -> pd.DataFrame | None:
         """A workload's fp32 curve, or None if it was never recorded or cannot be read."""
         path = self.root / "references" / f"{workload_id}.parquet"
+        if path.parent != self.root / "references":  # the name comes from a file, which may be anybody's
+            return None
         with contextlib.suppress(FileNotFoundError):
             rows = self._read_file(path, records.REFERENCES)
             return None if rows is None else rows.to_pandas()

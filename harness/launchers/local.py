@@ -66,6 +66,7 @@ class LocalLauncher(Launcher):
 
     def _start(self, job: Job, target: Callable[[Any, int], None] | None) -> Ranks:
         self.warm_up()
+        _check_descriptors(6 + 2 * job.world_size)
         processes = [
             self._context.Process(target=_run, args=(target, job, rank), daemon=True) for rank in range(job.world_size)
         ]
@@ -86,6 +87,17 @@ class LocalLauncher(Launcher):
                 os.kill(server._forkserver_pid, signal.SIGTERM)  # it may be importing still, which takes seconds
         with contextlib.suppress(FileNotFoundError):  # somebody emptied the folder for temporary files
             server._stop()
+
+
+def _check_descriptors(count: int) -> None:
+    """Raises OSError if so many files cannot be opened: running out of them in between would end the server too."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _cannot_start(error: Exception) -> MeasurementError:

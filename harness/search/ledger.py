@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -19,9 +18,7 @@ from harness.search.spaces import GLOBAL_BATCH_SIZE, Point, Spaces
 from strategies.base import Range, Setting
 
 _SPACE = "space"
-
-ATTEMPTS = 3
-"""How often a point is launched that the system takes away each time: it may be the plan that brings that about."""
+_GIVEN_UP = "given_up"
 
 _KILLED = Evaluation(
     trial_id="", outcome=Outcome.INTERRUPTED, values=None, reason="the sweep was killed while this trial ran"
@@ -49,8 +46,7 @@ class Ledger:
         self.waiting: dict[Point, None] = {}
         """Enqueued points, in order."""
         self.launched = 0
-        """Trials that were launched and settled, over all runs; a point that was given up counts as one."""
-        self._preempted: Counter[Point] = Counter()
+        """Trials that were launched and settled, over all runs."""
         _check_same_space(study, spaces)
         for trial in study.get_trials(deepcopy=False):
             self._read(trial)
@@ -68,10 +64,8 @@ class Ledger:
                 self._learn(point, evaluation)
 
     def _learn(self, point: Point, evaluation: Evaluation) -> None:
-        self._preempted[point] += evaluation.outcome is Outcome.PREEMPTED
-        given_up = evaluation.outcome is Outcome.PREEMPTED and self._preempted[point] >= ATTEMPTS
-        self.launched += evaluation.launched or given_up
-        if evaluation.settled or given_up:
+        self.launched += evaluation.launched
+        if evaluation.settled:
             self.known[point] = evaluation
 
     # -- asking
@@ -104,10 +98,10 @@ class Ledger:
     # -- telling
 
     def tell(self, trial: optuna.Trial, point: Point, evaluation: Evaluation) -> None:
-        """How a trial ended. One that was cut short is enqueued again; preempted `ATTEMPTS` times, it is given up."""
+        """How a trial ended. One that was cut short is enqueued again."""
         self._tell(trial, evaluation)
         self._learn(point, evaluation)
-        if point not in self.known:
+        if not evaluation.settled:
             self.enqueue(point)
 
     def tell_refused(self, trial: optuna.Trial, point: Point, evaluation: Evaluation) -> None:
@@ -180,7 +174,7 @@ class Ledger:
 
 def _state(evaluation: Evaluation) -> TrialState:
     """A plan that failed is PRUNED, not FAIL, because samplers learn where not to look from pruned trials alone."""
-    if not evaluation.settled:
+    if evaluation.cut_short:
         return TrialState.FAIL
     return TrialState.PRUNED if evaluation.values is None else TrialState.COMPLETE
 
@@ -201,7 +195,8 @@ def _point_of(trial: FrozenTrial | optuna.Trial) -> Point | None:
 
 
 def _evaluation_attrs(evaluation: Evaluation) -> dict[str, Any]:
-    return {"trial_id": evaluation.trial_id, "outcome": str(evaluation.outcome), "reason": evaluation.reason}
+    found = {"trial_id": evaluation.trial_id, "outcome": str(evaluation.outcome), "reason": evaluation.reason}
+    return found | ({_GIVEN_UP: True} if evaluation.given_up else {})
 
 
 def _evaluation_of(trial: FrozenTrial) -> Evaluation | None:
@@ -212,6 +207,7 @@ def _evaluation_of(trial: FrozenTrial) -> Evaluation | None:
         outcome=Outcome(trial.user_attrs["outcome"]),
         values=tuple(trial.values) if trial.state is TrialState.COMPLETE else None,
         reason=trial.user_attrs.get("reason"),
+        given_up=trial.user_attrs.get(_GIVEN_UP, False),
     )
 
 

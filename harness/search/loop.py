@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import optuna
 
@@ -25,6 +26,9 @@ FRUITLESS_DRAWS = 30
 Halved each time that happens, down to one, and doubled when the sampler finds a new plan itself: a Gaussian process
 over knobs of few values can ask for its favourite hundreds of times, and each time costs a fit.
 """
+
+ATTEMPTS = 3
+"""How often a plan is launched that the system takes away each time: it may be the plan that brings that about."""
 
 RANDOM_DRAWS = 300
 """Random draws in a row that must all be known or refused before the space counts as used up."""
@@ -92,7 +96,6 @@ class _Loop:
         self.ledger, self.evaluate, self.refuse = ledger, evaluate, refuse
         self.budget, self.on_event, self.clock = budget, on_event, clock
         self.start_s = clock()
-        self.launched_before = ledger.launched
         self.durations_s: list[float] = []
         self.ended: list[tuple[Plan, Evaluation]] = []
         self.fruitless = self.repeated = 0
@@ -154,9 +157,16 @@ class _Loop:
 
     def _launch(self, point: Point, ticket: Ticket) -> Evaluation:
         self._tell_display(point, ticket, None)
-        begun_s = self.clock()
-        evaluation = self.evaluate(point.plan, ticket)
-        if evaluation.launched:
+        for attempt in range(1, ATTEMPTS + 1):
+            begun_s = self.clock()
+            evaluation = self.evaluate(point.plan, ticket)
+            if evaluation.outcome is not Outcome.PREEMPTED or self._spent():
+                break
+            if attempt == ATTEMPTS:
+                evaluation = replace(evaluation, given_up=True)
+            else:
+                self.ended.append((point.plan, evaluation))
+        if not evaluation.cut_short:
             self.durations_s.append(self.clock() - begun_s)
         return evaluation
 
@@ -179,7 +189,7 @@ class _Loop:
         return Summary(
             stopped=stopped,
             interrupted=self.interrupted,
-            launched=self.ledger.launched - self.launched_before,
+            launched=sum(evaluation.launched for _, evaluation in self.ended),
             launched_in_all=self.ledger.launched,
             repeated=self.repeated,
             outcomes=dict[Outcome, int](Counter(evaluation.outcome for _, evaluation in self.ended)),

@@ -151,7 +151,7 @@ class Faults(Strategy):
         return plan.get("fault", "none") != "none"
 
     def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
-        return [{"fault": fault} for fault in ("fail", "leave", "kill", "terminate", "daemon", "nan", "wrong_gradient")]
+        return [{"fault": fault} for fault in ("fail", "leave", "kill", "terminate", "nan", "wrong_gradient")]
 
     def check(self, plan: Settings, facts: Facts) -> str | None:
         return None if facts.world_size > 1 else "a fault needs a second rank"

@@ -9,8 +9,7 @@ from optuna.trial import TrialState
 from harness.plan import Plan
 from harness.records import Outcome
 from harness.search.evaluation import Budget, Evaluation, Recorded, Ticket
-from harness.search.ledger import ATTEMPTS
-from harness.search.loop import run
+from harness.search.loop import ATTEMPTS, run
 from harness.search.study import open_study
 from tests.search.fakes import Machine, small, space
 
@@ -85,6 +84,7 @@ class Preempted(Machine):
         if not chosen or len(self.taken) == self.times:
             return super().evaluate(plan, ticket)
         self.taken.append(plan)
+        self.clock.now_s += self.trial_s
         return Evaluation(trial_id="gone", outcome=Outcome.PREEMPTED, values=None, reason="SIGTERM")
 
 
@@ -110,7 +110,8 @@ def test_a_preempted_plan_is_tried_again_in_the_same_run(times: int, tmp_path: P
     machine = Preempted(times)
     summary = sweep(tmp_path, machine, 99, small())
     assert (len(machine.taken), summary.interrupted, summary.launched) == (times, False, 10)
-    assert machine.taken[0] in [plan for _, plan in machine.launched]
+    assert machine.launched[1][1] == machine.taken[0]  # before any other plan
+    assert summary.outcomes == {Outcome.OK: 10, Outcome.PREEMPTED: times}
     assert summary.stopped == "every plan of the space was tried"
 
 
@@ -123,9 +124,10 @@ def test_a_plan_that_is_always_preempted_is_given_up_and_the_sweep_goes_on(tmp_p
     assert again.launched == []
 
 
-def test_a_run_that_ends_before_a_preempted_plan_was_tried_again_leaves_it_to_the_next(tmp_path: Path) -> None:
-    first = Preempted(1)
-    cut = sweep(tmp_path, first, 2)
+def test_a_preempted_plan_for_which_no_time_is_left_is_tried_by_the_next_run(tmp_path: Path) -> None:
+    first, study = Preempted(1), open_study(tmp_path / "s.log", "s", ["maximize"])
+    cut = run(study, space(), first.evaluate, first.refuse, Budget(seconds=25.0), clock=first.clock)
+    assert len(first.launched) == len(first.taken) == 1
     assert first.taken[0] in cut.untried
     second = Machine()
     sweep(tmp_path, second, 9)

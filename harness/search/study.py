@@ -22,8 +22,8 @@ _LOCK_GRACE_S = 5
 def open_study(path: Path, name: str, directions: Sequence[Direction]) -> optuna.Study:
     """The study of this name in the journal at `path`; both are made if they do not exist.
 
-    The caller sees to it that no other process writes to it. So what a kill left is put right: an unfinished last line is
-    dropped, and a lock is removed at once instead of being waited for.
+    The caller sees to it that no other process writes to it. So what a kill left is put right: an unfinished last line
+    is dropped, and a lock is removed at once instead of being waited for.
 
     Args:
         path: the journal, `results/studies/NAME.log`.

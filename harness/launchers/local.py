@@ -32,8 +32,8 @@ ENVIRONMENT = {
 }
 """What the server and its ranks find in their environment, unless the user set it."""
 
-MARK, _MARK = "HARNESS_SERVER", secrets.token_hex(8)
-"""Environment variable that tells this process's server and everything below it from all others."""
+MARK = ("HARNESS_SERVER", secrets.token_hex(8))
+"""Environment variable and its value that tell this process's server and everything below it from all others."""
 
 
 class LocalLauncher(Launcher):
@@ -122,7 +122,12 @@ def _environment() -> Iterator[None]:
     before = dict(os.environ)
     # The server must find what this process finds, wherever it was started from.
     os.environ.update(
-        {**ENVIRONMENT, **before, MARK: _MARK, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        {
+            **ENVIRONMENT,
+            **before,
+            MARK[0]: MARK[1],
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        }
     )
     try:
         yield
@@ -179,7 +184,7 @@ class LocalRanks(Ranks):
         if self._server is not None and not self._server_died and alive(self._server):
             kill_below(self._server)
         else:  # nobody has inherited what the ranks left
-            kill_marked(MARK, _MARK)
+            kill_marked(*MARK)
 
 
 def _ended_with_server(process: BaseProcess) -> bool:

@@ -156,15 +156,20 @@ class _Watch:
         return self.failed_at is not None and now - self.failed_at > GRACE
 
     def _hangs(self, now: float) -> bool:
+        late = {}
         for rank, reader in enumerate(self.trace.readers):
             ended = any(e.rank == rank for e in self.trace.exits)
             begun = reader.last("step") or reader.last("beat")
             limit = self.deadlines.step if begun else self.deadlines.start
             since = self.last_sign[rank] if begun else self.trace.started
             if not ended and now - since > limit:
-                self._stop("hang", f"rank {rank} gave no sign of life for {limit:g} s {where(reader)}")
-                return True
-        return False
+                late[rank] = limit
+        if not late:
+            return False
+        rank = min(late, key=lambda each: self.last_sign[each])  # the others may be waiting for it
+        place = where(self.trace.readers[rank])
+        self._stop("hang", f"rank {rank} gave no sign of life for {late[rank]:g} s {place}", rank)
+        return True
 
     def _holds_too_much(self, pids: dict[int, int]) -> bool:
         limit = self.trace.job.memory_limit

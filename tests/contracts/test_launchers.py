@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from harness import launchers
 from harness.errors import UnknownNameError
 from harness.launchers.base import Launcher, RankExit, Ranks
+from harness.launchers.processes import alive
 from harness.trial.job import Deadlines, Job, Measurement
 from harness.trial.supervise import follow
 from tests.launchers import targets
@@ -58,9 +60,13 @@ def ended(ranks: Ranks) -> list[RankExit]:
 
 def gone(pids: Sequence[int]) -> bool:
     """Whether no process of these is left, or will be in a moment: a killed one takes a little to vanish."""
-    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    return not psutil.wait_procs(alive, timeout=LONG)[1]
+    processes = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if alive(pid):
+                processes.append(psutil.Process(pid))
+    left = psutil.wait_procs(processes, timeout=LONG)[1]
+    return not [process for process in left if alive(process.pid)]
 
 
 def test_exit_statuses_are_told_once_each(started: Launcher, tmp_path: Path) -> None:

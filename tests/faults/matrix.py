@@ -24,7 +24,7 @@ LIMIT = 300 << 20
 ROOM = 1500 << 20
 """What trials that allocate without a limit may take until the machine counts as full, in B."""
 BACK = 100 << 20
-"""Memory is back when no more than this is missing, in B: the machine has other things to do."""
+"""Memory is back when no more than this is missing, in B."""
 
 EXPECTED = {
     **dict.fromkeys(("fail", "leave", "kill", "close_events"), "crash"),
@@ -179,9 +179,11 @@ def _workload() -> Any:
 
 
 def _held() -> int:
-    """Bytes that all processes and shared memory hold; what is free is no measure where a hypervisor borrows it."""
-    found = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return sum(int(found[name].split()[0]) for name in ("AnonPages", "Shmem")) << 10
+    """Bytes that shared memory and the fork server hold, and what else is left of it; other processes come and go."""
+    import psutil
+
+    shared = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Shmem:"))
+    return (int(shared.split()[1]) << 10) + sum(psutil.Process(pid).memory_info().rss for pid in _processes())
 
 
 def _processes() -> set[int]:
@@ -193,7 +195,7 @@ def _processes() -> set[int]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            marked = f"{MARK}=".encode() in path.read_bytes()
+            marked = "=".join(MARK).encode() in path.read_bytes()
             if marked and psutil.Process(int(path.parent.name)).status() != psutil.STATUS_ZOMBIE:
                 found.add(int(path.parent.name))
         except (OSError, psutil.Error):  # it ended meanwhile, or is not ours

@@ -84,7 +84,7 @@ class LocalLauncher(Launcher):
         server: Any = forkserver._forkserver  # it offers no public way to end it early
         if server._forkserver_pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(server._forkserver_pid, signal.SIGTERM)  # it may be importing still, which takes seconds
+                os.kill(server._forkserver_pid, signal.SIGKILL)  # it may be importing still, or be stopped
         with contextlib.suppress(FileNotFoundError):  # somebody emptied the folder for temporary files
             server._stop()
 

@@ -15,6 +15,8 @@ import pytest
 from tests.e2e.test_main_job import SWEEP, TINY, table
 
 EXAMPLE = Path(__file__).parents[1] / "example_plugin"
+SAME = ("gradient_as_bucket_view=true", "static_graph=false")
+"""Knobs of ddp that do not matter here."""
 FAULTS = Path(__file__).parents[1] / "faults"
 
 
@@ -42,10 +44,10 @@ def test_a_strategy_of_another_package_is_installed_and_swept(tmp_path: Path) ->
 
 def winner(folder: Path, strategies: str) -> dict[str, Any]:
     """What a sweep of two plans of ddp, and of what else is in play, answers."""
-    few = ["--global-batch", "4", "--set", "bucket_mb=25", "--sampler", "grid", "--trials", "11", "--json"]
-    deadlines = ["--start-deadline", "30s", "--step-deadline", "5s"]
+    fixed = [word for knob in ("bucket_mb=25", *SAME) for word in ("--set", knob)]
+    few = ["--global-batch", "4", *fixed, "--sampler", "grid", "--trials", "99", "--json"]
     ended = subprocess.run(
-        [*SWEEP, *TINY, "--strategies", strategies, *few, *deadlines, "--name", strategies.replace(",", "-")],
+        [*SWEEP, *TINY, "--strategies", strategies, *few, "--name", strategies.replace(",", "-")],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(FAULTS)},
         capture_output=True,

@@ -134,6 +134,10 @@ ACTIONS: dict[str, Callable[[], None]] = {
 }
 FAULTS = (*ACTIONS, "nan", "wrong_gradient")
 """The last two are what a step returns, and no action."""
+SLOW_OR_SOUND = tuple(fault for fault in ACTIONS if fault not in ("fail", "leave", "kill", "terminate"))
+"""Faults that a sweep draws only if they are asked for: they wait for a deadline, or do the trial no harm."""
+RANKS = ("one", "all")
+SELDOM = tuple(phase for phase in PHASES if phase != "middle")
 
 
 class Faults(Strategy):
@@ -141,9 +145,9 @@ class Faults(Strategy):
     slot = Slot.EXTRA
     summary = "goes wrong on demand"
     knobs = (
-        Choice(name="fault", default="none", values=("none", *FAULTS), doc="what goes wrong"),
-        Choice(name="fault_phase", default="middle", values=PHASES, doc="when", when={"fault": FAULTS}),
-        Choice(name="fault_ranks", default="one", values=("one", "all"), doc="where", when={"fault": FAULTS}),
+        Choice(name="fault", default="none", values=("none", *FAULTS), opt_in=SLOW_OR_SOUND, doc="what goes wrong"),
+        Choice(name="fault_phase", default="middle", values=PHASES, opt_in=SELDOM, doc="when", when={"fault": FAULTS}),
+        Choice(name="fault_ranks", default="one", values=RANKS, opt_in=("all",), doc="where", when={"fault": FAULTS}),
     )
     group: dist.ProcessGroup | None = None
 
@@ -151,7 +155,7 @@ class Faults(Strategy):
         return plan.get("fault", "none") != "none"
 
     def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
-        return [{"fault": fault} for fault in ("fail", "leave", "kill", "terminate", "nan", "wrong_gradient")]
+        return [{"fault": fault} for fault in FAULTS if fault not in SLOW_OR_SOUND]
 
     def check(self, plan: Settings, facts: Facts) -> str | None:
         return None if facts.world_size > 1 else "a fault needs a second rank"

@@ -120,15 +120,10 @@ def _run(target: Callable[[Any, int], None] | None, job: Job, rank: int) -> None
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
     before = dict(os.environ)
-    # The server must find what this process finds, wherever it was started from.
-    os.environ.update(
-        {
-            **ENVIRONMENT,
-            **before,
-            MARK[0]: MARK[1],
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        }
-    )
+    # The server must find what this process finds, wherever it was started from, and nothing else: by itself it would
+    # look into the working directory first.
+    path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    os.environ.update({**ENVIRONMENT, **before, MARK[0]: MARK[1], "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
     try:
         yield
     finally:

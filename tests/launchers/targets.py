@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 
+import harness
 from harness.trial.job import Job
 
 MEETING = "pids"
@@ -47,6 +48,11 @@ def wait_beside_a_daemon(job: Job, rank: int) -> None:
     """Never end, nor does a daemon."""
     leave_a_daemon(job, rank)
     threading.Event().wait()
+
+
+def tell_where_the_harness_is(job: Job, rank: int) -> None:
+    """Write the file that the harness was imported from."""
+    (job.folder / f"harness{rank}").write_text(harness.__file__)
 
 
 def ignore_sigterm(job: Job, rank: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import harness
 from harness.errors import MeasurementError
 from harness.launchers.base import Launcher, Ranks
 from harness.launchers.local import LocalLauncher
@@ -80,3 +81,16 @@ def test_a_server_that_never_starts_is_named(launcher: Launcher, folder: Path, m
     monkeypatch.setattr(LocalLauncher, "_start", refused)
     with pytest.raises(MeasurementError, match="no rank can be started: the fork server"):
         launcher.start(job(folder), targets.end_with_status)
+
+
+def test_ranks_import_what_their_parent_imports_wherever_it_was_started(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "elsewhere"
+    (other / "harness").mkdir(parents=True)
+    (other / "harness" / "__init__.py").write_text("raise RuntimeError('this is another harness')")
+    launcher.close()
+    monkeypatch.chdir(other)
+    ranks = launcher.start(job(tmp_path), targets.tell_where_the_harness_is)
+    assert [each.status for each in ended(ranks)] == [0, 0]
+    assert (tmp_path / "harness1").read_text() == harness.__file__

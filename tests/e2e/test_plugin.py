@@ -15,8 +15,8 @@ import pytest
 from tests.e2e.test_main_job import SWEEP, TINY, table
 
 EXAMPLE = Path(__file__).parents[1] / "example_plugin"
-SAME = ("gradient_as_bucket_view=true", "static_graph=false")
-"""Knobs of ddp that do not matter here."""
+FIXED = ("micro_batch_size=2", "bucket_mb=25", "gradient_as_bucket_view=true", "static_graph=false")
+"""Every knob of ddp."""
 FAULTS = Path(__file__).parents[1] / "faults"
 
 
@@ -43,8 +43,8 @@ def test_a_strategy_of_another_package_is_installed_and_swept(tmp_path: Path) ->
 
 
 def winner(folder: Path, strategies: str) -> dict[str, Any]:
-    """What a sweep of two plans of ddp, and of what else is in play, answers."""
-    fixed = [word for knob in ("bucket_mb=25", *SAME) for word in ("--set", knob)]
+    """What a sweep of one plan of ddp, and of what else is in play, answers. Timing cannot change who wins among one."""
+    fixed = [word for knob in FIXED for word in ("--set", knob)]
     few = ["--global-batch", "4", *fixed, "--sampler", "grid", "--trials", "99", "--json"]
     ended = subprocess.run(
         [*SWEEP, *TINY, "--strategies", strategies, *few, "--name", strategies.replace(",", "-")],
@@ -62,7 +62,7 @@ def winner(folder: Path, strategies: str) -> dict[str, Any]:
 @pytest.mark.e2e
 def test_plans_that_go_wrong_do_not_change_who_wins(tmp_path: Path) -> None:
     alone, beside = winner(tmp_path, "ddp"), winner(tmp_path, "ddp,faults")
-    assert set(alone["outcomes"]) == {"ok"}
+    assert alone["outcomes"] == {"ok": 1}
     assert {"ok", "crash", "nan", "numerics", "preempted"} <= set(beside["outcomes"])
     knobs = json.loads(beside["winner"]["knobs"])
     assert knobs.pop("fault") == "none"

@@ -43,7 +43,7 @@ def test_a_strategy_of_another_package_is_installed_and_swept(tmp_path: Path) ->
 
 
 def winner(folder: Path, strategies: str) -> dict[str, Any]:
-    """What a sweep of one plan of ddp, and of what else is in play, answers. Timing cannot change who wins among one."""
+    """What a sweep of one plan of ddp, and of what else is in play, answers. Among one no timing decides who wins."""
     fixed = [word for knob in FIXED for word in ("--set", knob)]
     few = ["--global-batch", "4", *fixed, "--sampler", "grid", "--trials", "99", "--json"]
     ended = subprocess.run(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from harness import __version__
-from harness.errors import HarnessError, InputError, StoreError
+from harness.errors import HarnessError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,7 +172,7 @@ def _sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
         job = Sweep(prepare(config), display, launcher, began)
         try:
             ended = job.run()
-        except StoreError:
+        except (HarnessError, KeyboardInterrupt):
             display.close()
             _show_recorded(console, config, job)
             raise
@@ -186,13 +188,14 @@ def _sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
 
 
 def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
-    """After a failure to write: what was recorded until then is whole, and the sweep can go on."""
+    """After what ended the sweep early: what was recorded until then is whole, and the sweep can go on."""
     from harness.display import print_result
     from harness.repeat import resume_command
     from harness.report.view import SweepView
 
     if job.launches.launched:
         print_result(console, SweepView.read(job.store, job.hardware_id, job.name), job.launches.repeats)
+    if job.begun:
         resume = resume_command(config, job.name)
         console.print(f"\nresume    {resume}", highlight=False, markup=False, soft_wrap=True)
 
@@ -288,14 +291,34 @@ def _doctor(results: Path, as_json: bool) -> int:
 def _guarded(command: Callable[[], int]) -> None:
     """Run a command; errors that are the user's print as one or two lines, with their own exit code."""
     try:
-        code = command()
+        with _interrupted_once():
+            code = command()
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted before anything was started", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """Treat SIGTERM, which schedulers send, like Ctrl-C. The first signal ends the command; others that follow while
+    it records what it has are ignored."""
+    both = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(signum: int, frame: object) -> None:
+        for number in both:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = [(number, signal.signal(number, interrupt)) for number in both]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _console(*, to_stderr: bool) -> Console:

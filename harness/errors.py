@@ -51,3 +51,10 @@ class MeasurementError(HarnessError):
     """The harness started but could not measure anything."""
 
     exit_code = 3
+
+
+def no_temporary_folder(error: OSError) -> StoreError:
+    """For when no process can even be started, because there is nowhere to write."""
+    return StoreError(
+        f"no folder for temporary files can be written: {error.strerror or error}; set TMPDIR to one that can"
+    )

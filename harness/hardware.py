@@ -191,7 +191,7 @@ def _usable_cores(root: Path) -> int:
 def _cpu_quotas(root: Path) -> list[float]:
     """Cores' worth of time that each group grants; https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max)."""
     quotas = []
-    for group in _control_groups("cpu", root):
+    for group in control_groups("cpu", root):
         v2 = _text(group / "cpu.max")
         quota, period = v2.split() if v2 else (_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))
         if quota and period and quota.isdecimal():  # "max" and -1 set no limit
@@ -231,11 +231,11 @@ def _load_1min() -> float | None:
 
 def _memory_limits(root: Path) -> list[int]:
     names = ("memory.max", "memory.limit_in_bytes")
-    texts = [_text(group / name) for group in _control_groups("memory", root) for name in names]
+    texts = [_text(group / name) for group in control_groups("memory", root) for name in names]
     return [int(text) for text in texts if text and text.isdecimal()]
 
 
-def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
     """Folders of the process's control group and of every group around it, in either version of the interface."""
     for line in (_text(root / "proc/self/cgroup") or "").splitlines():
         _, controllers, group = line.split(":", 2)

@@ -83,6 +83,13 @@ TRIALS = (
     ),
     _column("failed_rank", "int64", "", "first rank that failed"),
     _column("failed_step", "int64", "", "step at which it failed"),
+    _column(
+        "evidence",
+        "string",
+        "",
+        "what was seen of a trial that is not ok, as JSON: of each rank exit status or signal, last event, end of its "
+        "output, traceback, stacks if it hangs, kernel counters",
+    ),
     _column("started_at!", "timestamp", "", "when the trial was asked for, UTC"),
     _column("data_parallel!", "string", "", "none, ddp, zero1, zero2, zero3 or the name of an added strategy"),
     _column("dp!", "int64", "ranks", "data-parallel degree"),

@@ -148,6 +148,8 @@ class Store:
     def reference(self, workload_id: str) -> pd.DataFrame | None:
         """A workload's fp32 curve, or None if it was never recorded or cannot be read."""
         path = self.root / "references" / f"{workload_id}.parquet"
+        if path.parent != self.root / "references":  # the name comes from a file, which may be anybody's
+            return None
         with contextlib.suppress(FileNotFoundError):
             rows = self._read_file(path, records.REFERENCES)
             return None if rows is None else rows.to_pandas()
@@ -286,10 +288,12 @@ def _replace(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         hidden.replace(path)
         _synchronise(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the folder may not even exist
             hidden.unlink()
-        raise _unwritable(path.parent, error) from error
+        if isinstance(error, OSError):
+            raise _unwritable(path.parent, error) from error
+        raise
 
 
 def _synchronise(folder: Path) -> None:

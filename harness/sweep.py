@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import signal
+import re
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -94,9 +95,11 @@ class Sweep:
 
     def __post_init__(self) -> None:
         config, workload = self.experiment.config, next(iter(self.experiment.workloads.values()))
-        self.name = config.name or f"{workload.name}-{self.started_at:%Y%m%d-%H%M%S}"
+        self.name = config.name or new_name(workload.name, self.started_at)
         self.hardware_id = self.experiment.hardware.hardware_id
         self.store = Store(config.results)
+        self.begun = False
+        """Whether there is anything to resume."""
         self.launches = Launches(
             experiment=self.experiment,
             may_go_on=lambda: self._seconds_left() != 0.0,
@@ -107,14 +110,17 @@ class Sweep:
         """Search, then launch the best plans again, until the budget is spent or the user interrupts.
 
         Raises:
+            KeyboardInterrupt: at a moment at which there is nothing to sum up.
             InputError: no plan can use the world size; the name belongs to another workload; another process runs it.
             StoreError: a recorded file of this sweep is corrupt, or the results cannot be written.
             MeasurementError: the reference does not run.
         """
         spaces = Spaces(self.experiment.spaces(), compared=self.launches.compared)
         self.launches.showcases = frozenset((p.global_batch_size, p.plan) for p in spaces.showcases())
-        recorded = self._recorded()
-        with self._lock(), _terminate_as_interrupt():
+        self._recorded()  # refuses before anything is written
+        with self._lock():
+            recorded = self._recorded()
+            self.begun = True
             study = open_study(self._journal, self.name, [d for _, d in self._objectives])
             for workload in self.experiment.workloads.values():
                 workload.prepare()
@@ -316,15 +322,7 @@ def _interrupted(summary: Summary) -> Summary:
     return replace(summary, interrupted=True, stopped="it was interrupted")
 
 
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C: end the running trial, record it, stop."""
-
-    def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+def new_name(workload: str, moment: datetime) -> str:
+    """A name for a sweep that was given none: no path, whatever the workload is called, and no other sweep's."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", workload).strip("-.")[:50]
+    return f"{plain or 'sweep'}-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

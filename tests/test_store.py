@@ -69,6 +69,23 @@ def same(ours: Any, theirs: Any) -> bool:
     return bool(pd.isna(ours)) if missing else bool(ours == theirs)
 
 
+# -- a power cut
+
+
+@pytest.mark.parametrize("table", ["trials", "steps"])
+def test_a_file_cut_short_at_any_byte_is_named_and_no_other_is_lost(table: str, tmp_path: Path) -> None:
+    filled(tmp_path, count=3)
+    last = tmp_path / table / "hardware_id=hw" / "sweep=s" / "t2.parquet"
+    data, columns = last.read_bytes(), TRIALS if table == "trials" else STEPS
+    for length in reversed(range(len(data))):
+        os.truncate(last, length)
+        store = Store(tmp_path)
+        assert store._read_file(last, columns) is None
+        assert [problem.partition(" cannot be read")[0] for problem in store.problems] == [str(last)]
+        assert "move it out of the results folder, every other file was read" in store.problems[0]
+    assert list(getattr(Store(tmp_path), table)("s")["trial_id"].unique()) == ["t0", "t1"]
+
+
 # -- round trip
 
 

@@ -15,8 +15,9 @@ class RankExit:
     """How a rank's process ended."""
 
     rank: int
-    status: int
-    """Exit status; minus the signal's number if a signal ended it."""
+    status: int | None
+    """Exit status; minus the signal's number if a signal ended it; None if nobody knows, because what it was forked
+    from died with it."""
 
 
 class Ranks(ABC):
@@ -37,7 +38,7 @@ class Ranks(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """End every rank and whatever it started, at once; returns when they are gone."""
+        """End every rank and whatever was started by one, daemons too, at once; returns when they are gone."""
 
 
 class Launcher(ABC):
@@ -50,6 +51,9 @@ class Launcher(ABC):
         Args:
             job: what to run.
             target: called as target(job, rank) in each rank's process instead of harness.trial.rank.main.
+
+        Raises:
+            MeasurementError: no process can be started here.
         """
 
     @abstractmethod

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import fcntl
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import termios
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from harness.errors import MeasurementError, no_temporary_folder
 from harness.launchers.base import Launcher, RankExit, Ranks
+from harness.launchers.processes import PATIENCE, alive, die_first, die_with_parent, kill_below, kill_group, kill_marked
 from harness.trial.job import Job
 
 ENVIRONMENT = {
@@ -28,38 +32,84 @@ ENVIRONMENT = {
 }
 """What the server and its ranks find in their environment, unless the user set it."""
 
+MARK = ("HARNESS_SERVER", secrets.token_hex(8))
+"""Environment variable and its value that tell this process's server and everything below it from all others."""
+
 
 class LocalLauncher(Launcher):
-    """Keeps one fork server for all trials."""
+    """Keeps one fork server for all trials, which run one after the other; one that died is replaced."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["harness.launchers.preload"])
 
     def warm_up(self) -> None:
-        with _environment():
-            forkserver.ensure_running()
+        with _environment(), _no_interrupt():
+            try:
+                forkserver.ensure_running()
+            except FileNotFoundError as error:  # its socket is a file in the folder for temporary files
+                raise no_temporary_folder(error) from error
+            except OSError as error:
+                raise _cannot_start(error) from error
 
     def start(self, job: Job, target: Callable[[Any, int], None] | None = None) -> Ranks:
+        try:
+            return self._start(job, target)
+        except (EOFError, ConnectionError, FileNotFoundError):  # the server died, or its socket was removed
+            self.close()
+        except OSError as error:
+            raise _cannot_start(error) from error
+        try:
+            return self._start(job, target)
+        except (EOFError, OSError) as error:
+            raise _cannot_start(error) from error
+
+    def _start(self, job: Job, target: Callable[[Any, int], None] | None) -> Ranks:
         self.warm_up()
+        _check_descriptors(6 + 2 * job.world_size)
         processes = [
             self._context.Process(target=_run, args=(target, job, rank), daemon=True) for rank in range(job.world_size)
         ]
-        for process in processes:
-            process.start()
-        return LocalRanks(processes)
+        started: list[BaseProcess] = []
+        try:
+            for process in processes:
+                process.start()
+                started.append(process)
+        except BaseException:
+            LocalRanks(started).kill()
+            raise
+        return LocalRanks(started)
 
     def close(self) -> None:
         server: Any = forkserver._forkserver  # it offers no public way to end it early
         if server._forkserver_pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(server._forkserver_pid, signal.SIGTERM)  # it may be importing still, which takes seconds
-        server._stop()
+                os.kill(server._forkserver_pid, signal.SIGKILL)  # it may be importing still, or be stopped
+        with contextlib.suppress(FileNotFoundError):  # somebody emptied the folder for temporary files
+            server._stop()
+
+
+def _check_descriptors(count: int) -> None:
+    """Raises OSError if so many files cannot be opened: running out of them in between would end the server too."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _cannot_start(error: Exception) -> MeasurementError:
+    if isinstance(error, (EOFError, ConnectionError)):
+        return MeasurementError("no rank can be started: the fork server, which ranks are forked from, ends at once")
+    return MeasurementError(f"no rank can be started: {getattr(error, 'strerror', None) or error}")
 
 
 def _run(target: Callable[[Any, int], None] | None, job: Job, rank: int) -> None:
     os.setsid()  # a group of its own, so that whatever the rank starts can be ended with it
-    _die_with_parent()
+    die_with_parent()
+    die_first()
     # The server ends when nobody holds this pipe; in the hands of ranks it would outlive a parent that was killed.
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     from harness.trial import rank as rank_side
@@ -67,21 +117,13 @@ def _run(target: Callable[[Any, int], None] | None, job: Job, rank: int) -> None
     (target or rank_side.main)(job, rank)
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this rank when the fork server ends, however it ends (Linux)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 @contextlib.contextmanager
-def _environment() -> Any:
+def _environment() -> Iterator[None]:
     before = dict(os.environ)
-    # The server must find what this process finds, wherever it was started from.
-    os.environ.update(
-        {**ENVIRONMENT, **before, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    )
+    # The server must find what this process finds, wherever it was started from, and nothing else: by itself it would
+    # look into the working directory first.
+    path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    os.environ.update({**ENVIRONMENT, **before, MARK[0]: MARK[1], "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
     try:
         yield
     finally:
@@ -89,11 +131,23 @@ def _environment() -> Any:
         os.environ.update(before)
 
 
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Keep Ctrl-C from what is started here, for good: it is meant for this process, and imports would print of it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 class LocalRanks(Ranks):
     """Processes of this machine, each the leader of a process group."""
 
     def __init__(self, processes: Sequence[BaseProcess]) -> None:
         self._processes = dict(enumerate(processes))
+        self._server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        self._server_died = False
 
     @property
     def running(self) -> frozenset[int]:
@@ -103,26 +157,41 @@ class LocalRanks(Ranks):
         return {rank: process.pid for rank, process in self._processes.items() if process.pid}
 
     def wait(self, timeout: float) -> Sequence[RankExit]:
-        connection.wait([process.sentinel for process in self._processes.values()], timeout)
-        ended = [rank for rank, process in self._processes.items() if not process.is_alive()]
+        ready = connection.wait([process.sentinel for process in self._processes.values()], timeout)
         exits = []
-        for rank in ended:
-            process = self._processes.pop(rank)
+        for rank, process in list(self._processes.items()):
+            if process.sentinel not in ready:
+                continue
+            orphaned = _nothing_to_read(process.sentinel)
+            self._server_died |= orphaned
+            del self._processes[rank]
             process.join()
-            exits.append(RankExit(rank, process.exitcode or 0))
-            _kill_group(process.pid)  # what the rank itself started must not outlive it
+            exits.append(RankExit(rank, None if orphaned else process.exitcode))
+            kill_group(process.pid)  # what the rank itself started must not outlive it
         return exits
 
     def kill(self) -> None:
         for process in self._processes.values():
-            _kill_group(process.pid)
+            kill_group(process.pid)
         for process in self._processes.values():
-            process.kill()
-            process.join()
+            self._server_died |= _ended_with_server(process)
         self._processes.clear()
+        if self._server is not None and not self._server_died and alive(self._server):
+            kill_below(self._server)
+        else:  # nobody has inherited what the ranks left
+            kill_marked(*MARK)
 
 
-def _kill_group(pid: int | None) -> None:
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody of it is left
-            os.killpg(pid, signal.SIGKILL)
+def _ended_with_server(process: BaseProcess) -> bool:
+    """Wait for the end of a rank that was killed; whether the server died before it could tell of it."""
+    process.kill()
+    if not connection.wait([process.sentinel], PATIENCE):  # it waits for a broken device, and nothing can end it
+        return False
+    orphaned = _nothing_to_read(process.sentinel)
+    process.join()
+    return orphaned
+
+
+def _nothing_to_read(sentinel: int) -> bool:
+    """Whether a pipe that is ready holds nothing: its other end, the fork server, is gone."""
+    return int.from_bytes(fcntl.ioctl(sentinel, termios.FIONREAD, bytes(4)), sys.byteorder) == 0

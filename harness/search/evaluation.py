@@ -37,6 +37,8 @@ class Evaluation:
     """One value per objective; None if the trial must not win."""
     reason: str | None = None
     """Why it has no values, in one sentence."""
+    given_up: bool = False
+    """Whether it was taken away by the system so often that it is left at that."""
 
     def __post_init__(self) -> None:
         if self.values is not None and not all(map(math.isfinite, self.values)):
@@ -46,8 +48,13 @@ class Evaluation:
 
     @property
     def settled(self) -> bool:
-        """Whether the plan would end so again; an interrupted trial says nothing of its plan."""
-        return self.outcome not in (Outcome.INTERRUPTED, Outcome.PREEMPTED)
+        """Whether the plan is not tried again: it would end so again, which a trial that was cut short cannot say."""
+        return self.given_up or not self.cut_short
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it ended for a reason that lies outside its plan."""
+        return self.outcome in (Outcome.INTERRUPTED, Outcome.PREEMPTED)
 
     @property
     def launched(self) -> bool:

@@ -18,6 +18,7 @@ from harness.search.spaces import GLOBAL_BATCH_SIZE, Point, Spaces
 from strategies.base import Range, Setting
 
 _SPACE = "space"
+_GIVEN_UP = "given_up"
 
 _KILLED = Evaluation(
     trial_id="", outcome=Outcome.INTERRUPTED, values=None, reason="the sweep was killed while this trial ran"
@@ -97,7 +98,7 @@ class Ledger:
     # -- telling
 
     def tell(self, trial: optuna.Trial, point: Point, evaluation: Evaluation) -> None:
-        """How a trial ended. One that was interrupted is enqueued again."""
+        """How a trial ended. One that was cut short is enqueued again."""
         self._tell(trial, evaluation)
         self._learn(point, evaluation)
         if not evaluation.settled:
@@ -173,7 +174,7 @@ class Ledger:
 
 def _state(evaluation: Evaluation) -> TrialState:
     """A plan that failed is PRUNED, not FAIL, because samplers learn where not to look from pruned trials alone."""
-    if not evaluation.settled:
+    if evaluation.cut_short:
         return TrialState.FAIL
     return TrialState.PRUNED if evaluation.values is None else TrialState.COMPLETE
 
@@ -194,7 +195,8 @@ def _point_of(trial: FrozenTrial | optuna.Trial) -> Point | None:
 
 
 def _evaluation_attrs(evaluation: Evaluation) -> dict[str, Any]:
-    return {"trial_id": evaluation.trial_id, "outcome": str(evaluation.outcome), "reason": evaluation.reason}
+    found = {"trial_id": evaluation.trial_id, "outcome": str(evaluation.outcome), "reason": evaluation.reason}
+    return found | ({_GIVEN_UP: True} if evaluation.given_up else {})
 
 
 def _evaluation_of(trial: FrozenTrial) -> Evaluation | None:
@@ -205,6 +207,7 @@ def _evaluation_of(trial: FrozenTrial) -> Evaluation | None:
         outcome=Outcome(trial.user_attrs["outcome"]),
         values=tuple(trial.values) if trial.state is TrialState.COMPLETE else None,
         reason=trial.user_attrs.get("reason"),
+        given_up=trial.user_attrs.get(_GIVEN_UP, False),
     )
 
 

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import optuna
 
@@ -25,6 +26,9 @@ FRUITLESS_DRAWS = 30
 Halved each time that happens, down to one, and doubled when the sampler finds a new plan itself: a Gaussian process
 over knobs of few values can ask for its favourite hundreds of times, and each time costs a fit.
 """
+
+ATTEMPTS = 3
+"""How often a plan is launched that the system takes away each time: it may be the plan that brings that about."""
 
 RANDOM_DRAWS = 300
 """Random draws in a row that must all be known or refused before the space counts as used up."""
@@ -147,15 +151,22 @@ class _Loop:
                 self.patience = min(FRUITLESS_DRAWS, 2 * self.patience)
             evaluation = self._launch(point, ticket)
             self.ledger.tell(trial, point, evaluation)
-        self.interrupted = not evaluation.settled
+        self.interrupted = evaluation.outcome is Outcome.INTERRUPTED
         self.ended.append((point.plan, evaluation))
         self._tell_display(point, ticket, evaluation)
 
     def _launch(self, point: Point, ticket: Ticket) -> Evaluation:
         self._tell_display(point, ticket, None)
-        begun_s = self.clock()
-        evaluation = self.evaluate(point.plan, ticket)
-        if evaluation.launched:
+        for attempt in range(1, ATTEMPTS + 1):
+            begun_s = self.clock()
+            evaluation = self.evaluate(point.plan, ticket)
+            if evaluation.outcome is not Outcome.PREEMPTED or self._spent():
+                break
+            if attempt == ATTEMPTS:
+                evaluation = replace(evaluation, given_up=True)
+            else:
+                self.ended.append((point.plan, evaluation))
+        if not evaluation.cut_short:
             self.durations_s.append(self.clock() - begun_s)
         return evaluation
 

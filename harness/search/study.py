@@ -22,7 +22,8 @@ _LOCK_GRACE_S = 5
 def open_study(path: Path, name: str, directions: Sequence[Direction]) -> optuna.Study:
     """The study of this name in the journal at `path`; both are made if they do not exist.
 
-    An unfinished last line, as a kill leaves it, is dropped.
+    The caller sees to it that no other process writes to it. So what a kill left is put right: an unfinished last line
+    is dropped, and a lock is removed at once instead of being waited for.
 
     Args:
         path: the journal, `results/studies/NAME.log`.
@@ -39,6 +40,7 @@ def open_study(path: Path, name: str, directions: Sequence[Direction]) -> optuna
     lock = JournalFileOpenLock(str(path), grace_period=_LOCK_GRACE_S)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
         _check_journal(path, lock)
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)

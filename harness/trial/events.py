@@ -20,11 +20,33 @@ state   what was observed of memory and communication, once
 profile what the profiler saw of memory and communication, once, if it was asked for
 error   type, message, traceback, outcome ("oom_device", "oom_host" or "crash")
 done    peak_memory_bytes, peak_reserved_bytes, stop (why the window ended), the readings of `Counters`
+end     the rank has done all it should and leaves
 """
+
+_NUMBER = (int, float)
+_PERHAPS = (int, float, type(None))
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "phase": {"name": (str,)},
+    "beat": {"step": (int,)},
+    "step": {
+        "step": (int,),
+        "phase": (str,),
+        "step_time_s": _NUMBER,
+        "loss": _PERHAPS,
+        "grad_norm": _PERHAPS,
+        "accuracy": _PERHAPS,
+        "memory_bytes": (int,),
+    },
+    "error": {"type": (str,), "message": (str,), "traceback": (str,), "outcome": (str,)},
+}
+"""Kind -> the fields without which the parent cannot use an event, and their types."""
 
 
 class EventWriter:
-    """Appends events to a file; a line is written with one system call, so a killed rank leaves whole lines."""
+    """Appends events to a file; a line is written with one system call, so a killed rank leaves whole lines.
+
+    Each begins with a line end too: whatever else has written to the file cannot run into it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -32,7 +54,7 @@ class EventWriter:
     def write(self, kind: str, **fields: Any) -> None:
         """Append one event; fields must be JSON values."""
         line = json.dumps({"kind": kind, "t": time.monotonic(), **fields}, allow_nan=True)
-        os.write(self._file, line.encode() + b"\n")
+        os.write(self._file, b"\n" + line.encode() + b"\n")
 
     def error(self, error: BaseException, outcome: str) -> None:
         """Append the exception that ends this rank."""
@@ -66,12 +88,12 @@ class EventReader:
 
     def _take(self, line: bytes) -> None:
         try:
-            event = json.loads(line)
-        except ValueError:
+            event = json.loads(line or b"null")
+        except (ValueError, RecursionError):
             event = None
-        if isinstance(event, dict) and isinstance(event.get("kind"), str) and isinstance(event.get("t"), float):
+        if _is_event(event):
             self.events.append(event)
-        else:
+        elif line:
             self.garbage += 1
 
     def last(self, kind: str) -> Event | None:
@@ -85,3 +107,13 @@ class EventReader:
     def all(self, kind: str) -> list[Event]:
         """Every event of a kind, in order."""
         return [event for event in self.events if event["kind"] == kind]
+
+
+def _is_event(found: Any) -> bool:
+    if not (isinstance(found, dict) and isinstance(found.get("kind"), str) and isinstance(found.get("t"), float)):
+        return False
+    sizes = [value for name, value in found.items() if name.endswith(("_bytes", "_bytes_per_step"))]
+    fields = _FIELDS.get(found["kind"], {})
+    return all(isinstance(size, int) for size in sizes) and all(
+        name in found and isinstance(found[name], types) for name, types in fields.items()
+    )

@@ -65,5 +65,9 @@ class Job:
         return self.folder / f"rank{rank}.events"
 
     def output_of(self, rank: int) -> Path:
-        """Where a rank's standard output and error go."""
+        """Where a rank's standard output and error go: a named pipe that the parent reads."""
         return self.folder / f"rank{rank}.output"
+
+    def stacks_of(self, rank: int) -> Path:
+        """Where a rank writes the Python stack of each of its threads when the parent asks for them."""
+        return self.folder / f"rank{rank}.stacks"

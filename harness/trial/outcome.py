@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.launchers.base import RankExit
 from harness.records import Outcome
 from harness.trial.events import EventReader
-from harness.trial.supervise import Trace, where
+from harness.trial.supervise import Trace, finished, where
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,21 @@ def ending_of(trace: Trace) -> Ending:
     ranks that raised, the first one counts.
     """
     if trace.stopped is not None:
-        silent = min(range(len(trace.readers)), key=lambda r: _last_time(trace.readers[r]))
-        return _ending(trace, Outcome(trace.stopped), trace.stopped_reason, silent)
+        silent = min(_running(trace), key=lambda r: _last_time(trace.readers[r]), default=0)
+        rank = silent if trace.stopped_rank is None else trace.stopped_rank
+        stopped = _ending(trace, Outcome(trace.stopped), trace.stopped_reason, rank)
+        return replace(stopped, rank=None) if stopped.outcome is Outcome.INTERRUPTED else stopped  # no rank failed
     for find in (_not_finite, _vanished, _raised):
         ending = find(trace)
         if ending is not None:
             return ending
     return Ending(Outcome.OK)
+
+
+def _running(trace: Trace) -> list[int]:
+    """Ranks that the parent had to end."""
+    ended = {each.rank for each in trace.exits}
+    return [rank for rank in range(len(trace.readers)) if rank not in ended]
 
 
 def _not_finite(trace: Trace) -> Ending | None:
@@ -58,25 +66,29 @@ def _not_finite(trace: Trace) -> Ending | None:
 def _vanished(trace: Trace) -> Ending | None:
     for ended in trace.exits:
         reader = trace.readers[ended.rank]
-        finished = ended.status == 0 and reader.last("done") is not None
-        if not finished and reader.last("error") is None:
+        if not finished(ended, reader) and reader.last("error") is None:
             return _ending(trace, *_of_exit(ended, trace, reader), ended.rank)
     return None
 
 
 def _of_exit(ended: RankExit, trace: Trace, reader: EventReader) -> tuple[Outcome, str]:
+    if ended.status is None:
+        return Outcome.PREEMPTED, f"the fork server died, and with it rank {ended.rank} {where(reader)}"
     if ended.status == 0:
         return Outcome.CRASH, f"rank {ended.rank} ended {where(reader)} without having finished"
     if ended.status > 0:
         return Outcome.CRASH, f"rank {ended.rank} ended with exit status {ended.status} {where(reader)}"
-    name = _signal_name(-ended.status)
-    if name == "SIGKILL" and trace.kernel_oom_kills:
+    name = signal_name(-ended.status)
+    if name == "SIGKILL" and (ended.rank in trace.rank_oom_kills or trace.kernel_oom_kills):
         return Outcome.OOM_HOST, f"the kernel's out-of-memory killer ended rank {ended.rank} {where(reader)}"
+    if name == "SIGTERM":  # the harness never sends it; schedulers do, before they take the machine away
+        return Outcome.PREEMPTED, f"SIGTERM ended rank {ended.rank} {where(reader)}"
     return Outcome.CRASH, f"{name} ended rank {ended.rank} {where(reader)}"
 
 
-def _signal_name(number: int) -> str:
-    with contextlib.suppress(ValueError):  # real-time signals have no name
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; real-time signals have no name."""
+    with contextlib.suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
 
@@ -87,7 +99,10 @@ def _raised(trace: Trace) -> Ending | None:
         return None
     _, rank, event = min(errors, key=lambda e: e[0])
     first_line = str(event["message"]).splitlines()[0]
-    return _ending(trace, Outcome(event["outcome"]), f"rank {rank} raised {event['type']}: {first_line}", rank)
+    outcome, reason = Outcome(event["outcome"]), f"rank {rank} raised {event['type']}: {first_line}"
+    if rank in trace.rank_oom_kills:  # of something it had started, and waited for
+        outcome, reason = Outcome.OOM_HOST, f"{reason}, after the kernel's out-of-memory killer ended a process of it"
+    return _ending(trace, outcome, reason, rank)
 
 
 def _ending(trace: Trace, outcome: Outcome, reason: str | None, rank: int) -> Ending:

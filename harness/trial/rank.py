@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import gc
 import os
 import signal
 import sys
+import traceback
 from datetime import timedelta
 
 import torch
@@ -23,16 +26,27 @@ from strategies.training import Training
 def main(job: Job, rank: int) -> None:
     """Entry point of a rank's process; ends it with exit status 0, or 1 after writing an error event."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    output = os.open(job.output_of(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(output, sys.stdout.fileno())
-    os.dup2(output, sys.stderr.fileno())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    output = os.open(job.output_of(rank), flags, 0o600)
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    # Its handler needs no interpreter: a rank that waits in a collective, or never returns from one, still tells where.
+    faulthandler.register(signal.SIGUSR1, os.open(job.stacks_of(rank), flags, 0o600), all_threads=True)
     events = EventWriter(job.events_of(rank))
     try:
         run(job, rank, events)
+        events.write("end")
     except BaseException as error:
-        events.error(error, outcome_of(error))
+        _tell(events, error)
         _leave(1)
     _leave(0)
+
+
+def _tell(events: EventWriter, error: BaseException) -> None:
+    try:
+        events.error(error, outcome_of(error))
+    except OSError:  # the events are what fails, as on a full disk; the output still reaches the parent
+        traceback.print_exception(error)
 
 
 def run(job: Job, rank: int, events: EventWriter) -> None:
@@ -117,6 +131,7 @@ def _join(job: Job, rank: int, device: torch.device) -> None:
 
 def _leave(status: int) -> None:
     """End at once: tearing down the interpreter takes longer than many a step and can itself hang."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # the rank closed it, or never had it
+            stream.flush()
     os._exit(status)

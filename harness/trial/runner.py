@@ -15,19 +15,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness.errors import MeasurementError
+from harness.errors import MeasurementError, StoreError, no_temporary_folder
 from harness.launchers.base import Launcher
 from harness.peaks import Peaks
 from harness.plan import Plan
 from harness.records import Outcome, Role
+from harness.standings import USABLE
 from harness.store import Store
-from harness.trial import machine, numerics, outcome, summary
+from harness.trial import evidence, machine, numerics, outcome, summary
 from harness.trial.job import Deadlines, Job, Measurement
 from harness.trial.numerics import Curve
 from harness.trial.stopping import Stop
 from harness.trial.supervise import TICK, Trace, follow
 from harness.workloads.base import Workload
 from strategies.base import Facts
+
+ATTEMPTS = 3
+"""How often a reference is begun that the system takes away each time."""
+ROOM = 16 << 20
+"""Bytes that must be free where a trial's ranks write their events; they take far less."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Runner:
     """What headroom is counted against, in B: the limit, or else what a rank has on this machine."""
     peaks: Peaks = field(default_factory=Peaks)
     """What MFU is a share of."""
+    memory_floor: int | None = None
+    """Bytes of the machine's memory that ranks must leave; None: a share of it."""
     on_step: Callable[[int], None] | None = None
     references: dict[str, Curve] = field(default_factory=dict)
     """Workload id -> fp32 curve of one process."""
@@ -89,22 +97,26 @@ class Runner:
                 repeated, and that one counts.
             role: why it is launched.
             rival_step_time_s: see `Measurement`.
+
+        Raises:
+            KeyboardInterrupt: the trial was interrupted, and recorded so.
+            MeasurementError: no process can be started here.
+            StoreError: the results, or the folder for temporary files, cannot be written.
         """
         started_at, trial_id = datetime.now(UTC), new_trial_id()
         settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
         with self._job(plan, workload, facts, settings, profile=True) as job:
-            base = {"role": role, "memory_limit_bytes": self.rank_memory}
-            try:
-                with machine.watching(facts.device_type != "cpu") as seen:
-                    trace = follow(self.launcher, job, self.deadlines, on_step=self.on_step)
-            except KeyboardInterrupt:
-                self._record(trial_id, started_at, plan, workload, study_trial, base | _interrupted())
-                raise
-            row = base | self._row(trace, plan, workload, facts) | seen.columns()
+            with machine.watching(facts.device_type != "cpu") as seen:
+                trace = self._follow(job)
+            row: dict[str, Any] = {"role": role, "memory_limit_bytes": self.rank_memory}
+            row |= self._row(trace, plan, workload, facts) | seen.columns()
             row["disturbed"] = machine.disturbance(row, facts.device_type)
+            row["evidence"] = None if row["outcome"] in USABLE else evidence.of(trace)
             steps = summary.step_rows(trial_id, trace)
         counts = role is not Role.SEARCH or row["disturbed"] is None
         whole = self._record(trial_id, started_at, plan, workload, study_trial if counts else None, row, steps)
+        if row["outcome"] is Outcome.INTERRUPTED:
+            raise KeyboardInterrupt
         return Result(trial_id, whole, summary.training_seconds(trace))
 
     def _row(self, trace: Trace, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any]:
@@ -160,6 +172,7 @@ class Runner:
             Seconds spent in training steps.
 
         Raises:
+            KeyboardInterrupt: it was interrupted.
             MeasurementError: the reference does not run.
         """
         recorded = self.store.reference(workload.workload_id)
@@ -167,9 +180,7 @@ class Runner:
             self.references[workload.workload_id] = Curve(list(recorded["loss"]), list(recorded["grad_norm"]))
             return 0.0
         measurement = Measurement(warmup_steps=2, min_steps=steps - 2, max_steps=steps - 2)
-        with self._job(plan, workload, facts, measurement) as job:
-            trace = follow(self.launcher, job, self.deadlines, on_step=self.on_step)
-        ending = outcome.ending_of(trace)
+        trace, ending = self._reference_trial(plan, workload, facts, measurement)
         if ending.outcome is not Outcome.OK:
             raise MeasurementError(
                 f"the fp32 reference of {workload.name} on one process ended with {ending.outcome}: {ending.reason}"
@@ -215,11 +226,30 @@ class Runner:
         self.store.write_peaks(self.hardware_id, found)
         return found
 
+    def _reference_trial(
+        self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement
+    ) -> tuple[Trace, outcome.Ending]:
+        for _ in range(ATTEMPTS):
+            with self._job(plan, workload, facts, measurement) as job:
+                trace = self._follow(job)
+            ending = outcome.ending_of(trace)
+            if ending.outcome is Outcome.INTERRUPTED:
+                raise KeyboardInterrupt
+            if ending.outcome is not Outcome.PREEMPTED:
+                break
+        return trace, ending
+
+    def _follow(self, job: Job) -> Trace:
+        try:
+            return follow(self.launcher, job, self.deadlines, on_step=self.on_step, memory_floor=self.memory_floor)
+        except OSError as error:  # of this process: no file descriptors are left, or the folder was removed
+            raise MeasurementError(f"a trial cannot be followed: {error.strerror or error}") from error
+
     @contextlib.contextmanager
     def _job(
         self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement, *, profile: bool = False
     ) -> Iterator[Job]:
-        folder = Path(tempfile.mkdtemp(prefix="harness-trial-"))
+        folder = _temporary_folder()
         try:
             yield Job(
                 workload=workload,
@@ -289,8 +319,20 @@ class Runner:
         return row
 
 
-def _interrupted() -> dict[str, Any]:
-    return {"outcome": Outcome.INTERRUPTED, "outcome_reason": "the sweep was interrupted", "numerics": "skipped"}
+def _temporary_folder() -> Path:
+    """Where a trial's ranks write. Without room there every plan would look as if it crashed."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="harness-trial-"))
+    except OSError as error:
+        raise no_temporary_folder(error) from error
+    free = shutil.disk_usage(folder).free
+    if free < ROOM:
+        folder.rmdir()
+        raise StoreError(
+            f"{folder.parent} has {free} B left where a trial may need {ROOM} B; "
+            "free some, or set TMPDIR to a folder with more room"
+        )
+    return folder
 
 
 def new_trial_id() -> str:

@@ -9,14 +9,22 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from harness.launchers.base import Launcher, RankExit
+from harness.launchers.base import Launcher, RankExit, Ranks
+from harness.launchers.cgroups import RankGroups, available_bytes
+from harness.trial import stacks
 from harness.trial.events import EventReader
 from harness.trial.job import Deadlines, Job
+from harness.trial.output import Outputs
 
 TICK = 0.25
 """Longest sleep of the parent, in s. Ranks that end wake it at once; a busy wait would take a core from them."""
+TIGHT_TICK = 0.025
+"""Longest sleep while the machine's memory is getting short, in s: a rank can take gigabytes in a second."""
 GRACE = 1.0
 """How long the other ranks may go on after one failed, to say what they saw, in s."""
+FLOOR_SHARE, FLOOR = 0.05, 512 << 20
+"""Share of the memory that is available at the launch, and bytes of it, that ranks must leave: with less a machine
+begins to swap, and then to kill."""
 
 
 @dataclass
@@ -33,11 +41,19 @@ class Trace:
     exits: list[RankExit] = field(default_factory=list)
     """In the order in which they were seen; ranks killed by the parent are not among them."""
     stopped: str | None = None
-    """Why the parent ended the trial: "hang", "oom_host" or None."""
+    """Why the parent ended the trial: "hang", "oom_host", "interrupted" or None."""
     stopped_reason: str | None = None
     """One sentence."""
+    stopped_rank: int | None = None
+    """The rank because of which it was ended, where there is one."""
     kernel_oom_kills: int = 0
     """Processes the kernel's out-of-memory killer ended meanwhile, on the whole machine."""
+    rank_oom_kills: dict[int, int] = field(default_factory=dict)
+    """Rank -> processes it ended of this rank's control group; empty where ranks have none."""
+    outputs: list[str] = field(default_factory=list)
+    """What each rank printed: its beginning and its end."""
+    stacks: dict[int, str] = field(default_factory=dict)
+    """Rank -> Python stack of each of its threads; only of ranks that hang."""
 
 
 def follow(
@@ -46,45 +62,74 @@ def follow(
     deadlines: Deadlines,
     *,
     on_step: Callable[[int], None] | None = None,
+    memory_floor: int | None = None,
 ) -> Trace:
-    """Run a job to its end, whatever that is.
+    """Run a job to its end, whatever that is. An interrupt ends it too; passing it on is left to the caller.
 
     Args:
         launcher: starts the ranks.
         job: what they run; its folder must exist.
         deadlines: when ranks count as hanging.
         on_step: called with the number of finished steps as they come in.
+        memory_floor: bytes of memory that ranks must leave to the machine; None: a share of what it has.
 
     Raises:
-        KeyboardInterrupt: passed on after every rank was ended.
+        MeasurementError: no process can be started here.
     """
     oom_before = _kernel_oom_kills()
     readers = [EventReader(job.events_of(rank)) for rank in range(job.world_size)]
     trace = Trace(job, time.monotonic(), readers=readers)
-    ranks = launcher.start(job)
-    watch = _Watch(trace, deadlines, on_step)
-    try:
-        while ranks.running:
-            trace.exits += ranks.wait(TICK)
-            if watch.must_stop(ranks.pids()):
-                ranks.kill()
-    finally:
-        ranks.kill()
+    watch = _Watch(trace, deadlines, on_step, memory_floor)
+    limit = job.memory_limit if job.facts.device_type == "cpu" else None
+    outputs = Outputs(job)
+    with outputs, RankGroups(limit) as groups:
+        try:
+            _run(launcher, watch, groups)
+        except KeyboardInterrupt:
+            trace.stopped, trace.stopped_reason = "interrupted", "the sweep was interrupted"
         trace.ended = time.monotonic()
+        trace.rank_oom_kills = groups.oom_kills()
     for reader in trace.readers:
         reader.poll()
+    trace.outputs = [kept.text() for kept in outputs.kept]
     trace.kernel_oom_kills = _kernel_oom_kills() - oom_before
     return trace
+
+
+def _run(launcher: Launcher, watch: _Watch, groups: RankGroups) -> None:
+    """Start the ranks and stay until all are gone."""
+    trace = watch.trace
+    ranks = launcher.start(trace.job)
+    try:
+        groups.add(ranks.pids())
+        while ranks.running:
+            trace.exits += ranks.wait(watch.tick)
+            if watch.must_stop(ranks.pids()):
+                _end(ranks, trace)
+    finally:
+        ranks.kill()
+
+
+def _end(ranks: Ranks, trace: Trace) -> None:
+    if trace.stopped == "hang":
+        trace.stacks = stacks.collect(trace.job, ranks.pids())
+    ranks.kill()
 
 
 class _Watch:
     """Decides when a trial must be ended from outside."""
 
-    def __init__(self, trace: Trace, deadlines: Deadlines, on_step: Callable[[int], None] | None) -> None:
+    def __init__(
+        self, trace: Trace, deadlines: Deadlines, on_step: Callable[[int], None] | None, memory_floor: int | None
+    ) -> None:
         self.trace, self.deadlines, self.on_step = trace, deadlines, on_step
+        self.memory_at_start = available_bytes()
+        self.memory_floor = memory_floor if memory_floor is not None else _floor(self.memory_at_start)
         self.last_sign = [trace.started] * trace.job.world_size
         self.failed_at: float | None = None
         self.steps = 0
+        self.tick = TICK
+        """How long the parent may sleep until the next look, in s."""
 
     def must_stop(self, pids: dict[int, int]) -> bool:
         """Whether the trial must be ended now; says why in the trace.
@@ -97,7 +142,7 @@ class _Watch:
             if reader.poll():
                 self.last_sign[rank] = now
         self._tell_progress()
-        return self._failed(now) or self._hangs(now) or self._holds_too_much(pids)
+        return self._failed(now) or self._hangs(now) or self._holds_too_much(pids) or self._leaves_too_little(pids)
 
     def _tell_progress(self) -> None:
         last = self.trace.readers[0].last("step")
@@ -106,37 +151,70 @@ class _Watch:
             self.on_step(self.steps)
 
     def _failed(self, now: float) -> bool:
-        if self.failed_at is None and any(e.status for e in self.trace.exits):
+        if self.failed_at is None and not all(finished(e, self.trace.readers[e.rank]) for e in self.trace.exits):
             self.failed_at = now
         return self.failed_at is not None and now - self.failed_at > GRACE
 
     def _hangs(self, now: float) -> bool:
+        late = {}
         for rank, reader in enumerate(self.trace.readers):
             ended = any(e.rank == rank for e in self.trace.exits)
             begun = reader.last("step") or reader.last("beat")
             limit = self.deadlines.step if begun else self.deadlines.start
             since = self.last_sign[rank] if begun else self.trace.started
             if not ended and now - since > limit:
-                self._stop("hang", f"rank {rank} gave no sign of life for {limit:g} s {where(reader)}")
-                return True
-        return False
+                late[rank] = limit
+        if not late:
+            return False
+        rank = min(late, key=lambda each: self.last_sign[each])  # the others may be waiting for it
+        place = where(self.trace.readers[rank])
+        self._stop("hang", f"rank {rank} gave no sign of life for {late[rank]:g} s {place}", rank)
+        return True
 
     def _holds_too_much(self, pids: dict[int, int]) -> bool:
         limit = self.trace.job.memory_limit
         if limit is None or self.trace.job.facts.device_type != "cpu":
             return False
-        for rank, pid in pids.items():
-            build = self.trace.readers[rank].last("phase")
-            with contextlib.suppress(psutil.Error):
-                info = psutil.Process(pid).memory_info()
-                held = info.rss - getattr(info, "shared", 0) - self.trace.readers[rank].baseline()
-                if build and held > limit:
-                    self._stop("oom_host", f"rank {rank} held {held} B where the memory limit is {limit} B")
-                    return True
+        for rank, held in self._held(pids).items():
+            if self.trace.readers[rank].last("phase") and held > limit:
+                self._stop("oom_host", f"rank {rank} held {held} B where the memory limit is {limit} B", rank)
+                return True
         return False
 
-    def _stop(self, outcome: str, reason: str) -> None:
-        self.trace.stopped, self.trace.stopped_reason = outcome, reason
+    def _leaves_too_little(self, pids: dict[int, int]) -> bool:
+        """Whether the machine is about to run out of memory and ending this trial helps."""
+        left = available_bytes()
+        self.tick = TICK if left > 4 * self.memory_floor else TIGHT_TICK
+        if left >= self.memory_floor:
+            return False
+        held = self._held(pids)
+        if sum(held.values()) < (self.memory_at_start - left) / 2:  # others took most of it
+            return False
+        rank = max(held, key=lambda each: held[each])
+        self._stop(
+            "oom_host",
+            f"rank {rank} held {held[rank]} B when the machine had {left} B of memory left, "
+            f"less than the {self.memory_floor} B that are kept free",
+            rank,
+        )
+        return True
+
+    def _held(self, pids: dict[int, int]) -> dict[int, int]:
+        """Rank -> bytes it holds beyond what it began with; ranks that ended meanwhile are missing."""
+        found = {}
+        for rank, pid in pids.items():
+            with contextlib.suppress(psutil.Error):
+                info = psutil.Process(pid).memory_info()
+                found[rank] = info.rss - getattr(info, "shared", 0) - self.trace.readers[rank].baseline()
+        return found
+
+    def _stop(self, outcome: str, reason: str, rank: int | None = None) -> None:
+        self.trace.stopped, self.trace.stopped_reason, self.trace.stopped_rank = outcome, reason, rank
+
+
+def finished(ended: RankExit, reader: EventReader) -> bool:
+    """Whether a rank that ended had done all it should."""
+    return ended.status == 0 and reader.last("end") is not None
 
 
 def where(reader: EventReader) -> str:
@@ -145,6 +223,11 @@ def where(reader: EventReader) -> str:
     step = reader.last("step") or reader.last("beat")
     name = phase["name"] if phase else "launch"
     return f"in {name}, after step {step['step']}" if step else f"in {name}"
+
+
+def _floor(available: int) -> int:
+    """What ranks must leave of it; half at the most, or nothing could run where little is left."""
+    return min(max(int(FLOOR_SHARE * available), FLOOR), available // 2)
 
 
 def _kernel_oom_kills() -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from harness import launchers
 from harness.errors import UnknownNameError
 from harness.launchers.base import Launcher, RankExit, Ranks
+from harness.launchers.processes import alive
 from harness.trial.job import Deadlines, Job, Measurement
 from harness.trial.supervise import follow
 from tests.launchers import targets
@@ -58,9 +60,13 @@ def ended(ranks: Ranks) -> list[RankExit]:
 
 def gone(pids: Sequence[int]) -> bool:
     """Whether no process of these is left, or will be in a moment: a killed one takes a little to vanish."""
-    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    return not psutil.wait_procs(alive, timeout=LONG)[1]
+    processes = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if alive(pid):
+                processes.append(psutil.Process(pid))
+    left = psutil.wait_procs(processes, timeout=LONG)[1]
+    return not [process for process in left if alive(process.pid)]
 
 
 def test_exit_statuses_are_told_once_each(started: Launcher, tmp_path: Path) -> None:
@@ -94,17 +100,36 @@ def test_what_a_rank_started_ends_with_it(started: Launcher, folder: Path) -> No
     assert gone([*children, *children.values()])
 
 
+@pytest.mark.parametrize("target", [targets.leave_a_daemon, targets.wait_beside_a_daemon])
+def test_a_daemon_that_a_rank_started_ends_with_the_trial(
+    target: Callable[[Job, int], None], started: Launcher, folder: Path
+) -> None:
+    ranks = started.start(job(folder), target)
+    daemons = met(folder).values()
+    if target is targets.leave_a_daemon:
+        assert ended(ranks) == [RankExit(0, 0), RankExit(1, 0)]
+    ranks.kill()
+    assert gone([*daemons])
+
+
+def test_a_rank_that_ignores_sigterm_is_ended(started: Launcher, folder: Path) -> None:
+    ranks = started.start(job(folder), targets.ignore_sigterm)
+    children = met(folder)
+    for pid in children:
+        os.kill(pid, signal.SIGTERM)
+    ranks.kill()
+    assert gone([*children, *children.values()])
+
+
 @pytest.mark.parametrize("name", launchers.LAUNCHERS)
-def test_no_rank_outlives_a_parent_that_is_killed(name: str, folder: Path) -> None:
+def test_nothing_outlives_a_parent_that_is_killed(name: str, folder: Path) -> None:
     root = Path(launchers.__file__).parents[2]
     command = [sys.executable, "-m", "tests.launchers.targets", name, str(folder)]
     parent = subprocess.Popen(command, cwd=root)
     children = met(folder)
     parent.kill()
     parent.wait()
-    assert gone([*children])
-    for child in children.values():  # a rank that is killed cannot end what it started
-        os.kill(child, signal.SIGKILL)
+    assert gone([*children, *children.values()])
 
 
 def test_what_ranks_print_is_captured_apart(
@@ -113,8 +138,7 @@ def test_what_ranks_print_is_captured_apart(
     workload, speaking = faulty("speak"), plan({"dp": 2, "micro_batch_size": 4})
     shape, few = facts(workload, 2), Measurement(warmup_steps=4, min_steps=1, max_steps=1)
     told = Job(workload=workload, plan=speaking, facts=shape, folder=tmp_path, threads=1, measurement=few)
-    follow(started, told, Deadlines())
-    quiet, loud = (told.output_of(rank).read_text() for rank in range(2))
+    quiet, loud = follow(started, told, Deadlines()).outputs
     assert "said" not in quiet
     assert all(f"said {where}" in loud for where in ("on standard output", "on standard error", "by a child"))
     assert "said" not in "".join(capfd.readouterr())

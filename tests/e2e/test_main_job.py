@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pyarrow.dataset as ds
 import pytest
 
@@ -167,3 +168,31 @@ def test_the_same_sweep_is_not_run_by_two_processes_at_once(tmp_path: Path) -> N
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=60)
     assert first.returncode == 130
+
+
+def test_a_sweep_outlives_its_fork_server(tmp_path: Path) -> None:
+    process = start(tmp_path, "--name", "night", "--trials", "4")
+    wait_for(lambda: len(recorded(tmp_path)) >= 1, process)
+    (server,) = [p.pid for p in psutil.Process(process.pid).children() if "forkserver" in " ".join(p.cmdline())]
+    os.kill(server, signal.SIGKILL)
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, out
+    trials = table(tmp_path / "results" / "trials")
+    settled = trials[~trials["outcome"].isin(["preempted", "infeasible"])]
+    assert len(settled) == 4
+    assert set(trials["plan_id"][trials["outcome"] == "preempted"]) <= set(settled["plan_id"])
+    assert living(str(tmp_path)) == []
+    assert breaches(tmp_path / "results") == []
+
+
+@pytest.mark.parametrize("how", ["kill", "term"])
+def test_nothing_is_lost_whenever_a_sweep_is_hit(how: str, tmp_path: Path) -> None:
+    ended = run([sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "3", "--hit", how], tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_sweeps_without_a_name_that_start_at_once_have_names_of_their_own(tmp_path: Path) -> None:
+    both = [start(tmp_path, "--trials", "1") for _ in range(2)]
+    outs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    assert len(set(table(tmp_path / "results" / "trials")["sweep"])) == 2

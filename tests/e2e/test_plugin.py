@@ -8,12 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.test_main_job import SWEEP, TINY, table
 
 EXAMPLE = Path(__file__).parents[1] / "example_plugin"
+FIXED = ("micro_batch_size=2", "bucket_mb=25", "gradient_as_bucket_view=true", "static_graph=false")
+"""Every knob of ddp."""
+FAULTS = Path(__file__).parents[1] / "faults"
 
 
 @pytest.mark.e2e
@@ -36,3 +40,32 @@ def test_a_strategy_of_another_package_is_installed_and_swept(tmp_path: Path) ->
     assert set(launched["outcome"]) == {"ok"}
     assert set(launched["numerics"]) == {"pass"}
     assert True in [json.loads(knobs)["no_gc"] for knobs in launched["knobs"]]
+
+
+def winner(folder: Path, strategies: str) -> dict[str, Any]:
+    """What a sweep of one plan of ddp, and of what else is in play, answers. Among one no timing decides who wins."""
+    fixed = [word for knob in FIXED for word in ("--set", knob)]
+    few = ["--global-batch", "4", *fixed, "--sampler", "grid", "--trials", "99", "--json"]
+    ended = subprocess.run(
+        [*SWEEP, *TINY, "--strategies", strategies, *few, "--name", strategies.replace(",", "-")],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(FAULTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer
+
+
+@pytest.mark.e2e
+def test_plans_that_go_wrong_do_not_change_who_wins(tmp_path: Path) -> None:
+    alone, beside = winner(tmp_path, "ddp"), winner(tmp_path, "ddp,faults")
+    assert alone["outcomes"] == {"ok": 1}
+    assert {"ok", "crash", "nan", "numerics", "preempted"} <= set(beside["outcomes"])
+    knobs = json.loads(beside["winner"]["knobs"])
+    assert knobs.pop("fault") == "none"
+    assert knobs == {k: v for k, v in json.loads(alone["winner"]["knobs"]).items() if k != "fault"}
+    known = [{name for name, value in each["winner"].items() if value is not None} for each in (alone, beside)]
+    assert known[0] == known[1]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 
+import harness
 from harness.trial.job import Job
 
 MEETING = "pids"
@@ -34,8 +35,34 @@ def leave_a_child(job: Job, rank: int) -> None:
     _start_child(job)
 
 
-def _start_child(job: Job) -> None:
-    child = subprocess.Popen(["sleep", "1000"])
+def leave_a_daemon(job: Job, rank: int) -> None:
+    """End at once, but a daemon does not: its parent has ended and its group is not the rank's."""
+    parent = os.fork()
+    if parent == 0:
+        _start_child(job, start_new_session=True)
+        os._exit(0)
+    os.waitpid(parent, 0)
+
+
+def wait_beside_a_daemon(job: Job, rank: int) -> None:
+    """Never end, nor does a daemon."""
+    leave_a_daemon(job, rank)
+    threading.Event().wait()
+
+
+def tell_where_the_harness_is(job: Job, rank: int) -> None:
+    """Write the file that the harness was imported from."""
+    (job.folder / f"harness{rank}").write_text(harness.__file__)
+
+
+def ignore_sigterm(job: Job, rank: int) -> None:
+    """Never end, least of all when asked to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    wait(job, rank)
+
+
+def _start_child(job: Job, **options: bool) -> None:
+    child = subprocess.Popen(["sleep", "1000"], **options)
     with (job.folder / MEETING).open("w") as pipe:
         pipe.write(f"{os.getpid()} {child.pid}\n")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -198,6 +199,21 @@ def test_only_the_best_trials_get_a_curve_and_the_page_says_so(make_view: View) 
     drawn = losses.data(view)
     assert drawn is not None
     assert len(drawn.curves) == TOP
+
+
+def test_a_failure_shows_what_was_seen_of_each_rank(make_view: View) -> None:
+    ranks = [
+        {"rank": 0, "signal": "SIGKILL", "last": {"kind": "step", "phase": "warmup", "step": 3}, "output": "hello\n"},
+        {"rank": 1, "last": {}, "stacks": "File x, line 1 in wait"},
+    ]
+    kept = [json.dumps({"ranks": ranks}), json.dumps({"ranks": [{"rank": 0, "output": "x" * 9999}]}), "[1", None]
+    rows = [failure(f"a{at}", "hang", "it was silent", evidence=text) for at, text in enumerate(kept)]
+    whole, long, broken, none = failures.data(make_view(rows)).failures
+    assert whole.evidence == (
+        "rank 0: SIGKILL, phase warmup step 3\nhello\n\nrank 1: ended by the harness\nFile x, line 1 in wait"
+    )
+    assert long.evidence.endswith("... the rest stands in the column `evidence`")
+    assert (broken.evidence, none.evidence) == ("[1", "")
 
 
 def test_without_an_ok_trial_no_chart_is_drawn(make_view: View) -> None:

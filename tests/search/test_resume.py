@@ -6,9 +6,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from harness.plan import Plan
 from harness.records import Outcome
 from harness.search.evaluation import Budget, Evaluation, Recorded, Ticket
-from harness.search.loop import run
+from harness.search.loop import ATTEMPTS, run
 from harness.search.study import open_study
 from tests.search.fakes import Machine, small, space
 
@@ -70,21 +71,67 @@ def test_a_trial_recorded_as_interrupted_is_tried_again(tmp_path: Path) -> None:
     assert first.launched[-1] in second.launched
 
 
+class Preempted(Machine):
+    """A machine that is taken away, so many times, whenever the plan runs that is the second to be tried."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.taken: list[Plan] = []
+
+    def evaluate(self, plan: Plan, ticket: Ticket) -> Evaluation:
+        chosen = plan in self.taken if self.taken else len(self.launched) == 1
+        if not chosen or len(self.taken) == self.times:
+            return super().evaluate(plan, ticket)
+        self.taken.append(plan)
+        self.clock.now_s += self.trial_s
+        return Evaluation(trial_id="gone", outcome=Outcome.PREEMPTED, values=None, reason="SIGTERM")
+
+
 def test_an_interrupted_evaluation_ends_the_run_and_is_tried_again(tmp_path: Path) -> None:
     first = Machine()
     settle = first.evaluate
 
-    def preempted(plan, ticket):
+    def interrupted(plan, ticket):
         if len(first.launched) == 2:
-            return Evaluation(trial_id="gone", outcome=Outcome.PREEMPTED, values=None, reason="SIGTERM")
+            return Evaluation(trial_id="gone", outcome=Outcome.INTERRUPTED, values=None, reason="Ctrl-C")
         return settle(plan, ticket)
 
-    first.evaluate = preempted
+    first.evaluate = interrupted
     cut = sweep(tmp_path, first, 9)
     assert (cut.interrupted, cut.launched) == (True, 2)
     second = Machine()
     assert sweep(tmp_path, second, 9).launched_in_all == 9
     assert cut.untried[-1] in [plan for _, plan in second.launched]
+
+
+@pytest.mark.parametrize("times", [1, ATTEMPTS - 1])
+def test_a_preempted_plan_is_tried_again_in_the_same_run(times: int, tmp_path: Path) -> None:
+    machine = Preempted(times)
+    summary = sweep(tmp_path, machine, 99, small())
+    assert (len(machine.taken), summary.interrupted, summary.launched) == (times, False, 10)
+    assert machine.launched[1][1] == machine.taken[0]  # before any other plan
+    assert summary.outcomes == {Outcome.OK: 10, Outcome.PREEMPTED: times}
+    assert summary.stopped == "every plan of the space was tried"
+
+
+def test_a_plan_that_is_always_preempted_is_given_up_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    machine = Preempted(99)
+    summary = sweep(tmp_path, machine, 99, small())
+    assert (len(machine.taken), len(machine.launched), summary.launched) == (ATTEMPTS, 9, 10)
+    again = Machine()
+    assert sweep(tmp_path, again, 99, small()).launched_in_all == 10
+    assert again.launched == []
+
+
+def test_a_preempted_plan_for_which_no_time_is_left_is_tried_by_the_next_run(tmp_path: Path) -> None:
+    first, study = Preempted(1), open_study(tmp_path / "s.log", "s", ["maximize"])
+    cut = run(study, space(), first.evaluate, first.refuse, Budget(seconds=25.0), clock=first.clock)
+    assert len(first.launched) == len(first.taken) == 1
+    assert first.taken[0] in cut.untried
+    second = Machine()
+    sweep(tmp_path, second, 9)
+    assert first.taken[0] in [plan for _, plan in second.launched]
 
 
 def test_trials_of_earlier_runs_count_against_the_budget(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileOpenLock
 
 from harness.errors import InputError, StoreError
 from harness.search.evaluation import Budget
 from harness.search.loop import run
 from harness.search.study import open_study
-from tests.search.fakes import Machine, space
+from tests.search.fakes import Machine, small, space
 
 
 def swept(path: Path, trials: int = 4) -> Machine:
@@ -69,6 +70,33 @@ def test_an_unfinished_last_line_is_dropped_and_the_sweep_goes_on(tmp_path: Path
     assert summary.launched_in_all == 6
     assert not set(first.launched) & set(second.launched)
     assert open_study(path, "s", ["maximize"]).best_value == study.best_value
+
+
+def test_a_lock_that_a_kill_left_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.log"
+    swept(path)
+    trials = len(open_study(path, "s", ["maximize"]).trials)
+    JournalFileOpenLock(str(path)).acquire()
+
+    def never(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr("optuna.storages.journal._file.time.sleep", never)
+    assert len(open_study(path, "s", ["maximize"]).trials) == trials
+
+
+def test_a_journal_cut_short_at_any_byte_goes_on_without_losing_or_repeating_a_trial(tmp_path: Path) -> None:
+    path, first = tmp_path / "s.log", Machine()
+    run(open_study(path, "s", ["maximize"]), small(), first.evaluate, first.refuse, Budget(trials=1))
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        study, again = open_study(path, "s", ["maximize"]), Machine()
+        summary = run(study, small(), again.evaluate, again.refuse, Budget(trials=1), recorded=first.store)
+        assert (again.launched, summary.launched_in_all) == ([], 1)
+        told = [trial.user_attrs.get("trial_id") for trial in study.trials if trial.state.name == "COMPLETE"]
+        assert sorted(told) == sorted(record.evaluation.trial_id for record in first.store)
+        assert not [trial for trial in study.trials if trial.state.name == "RUNNING"]
 
 
 @pytest.mark.parametrize(

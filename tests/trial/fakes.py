@@ -55,10 +55,11 @@ def whole(t: float = 0.0, steps: int = 8) -> list[Event]:
     begins = [phase("build", t + 1.0), phase("warmup", t + 2.0)]
     warmup = [step(n, t + 2.1 + n / 10) for n in range(4)]
     measured = [step(n, t + 3.0 + n / 10) for n in range(4, steps)]
-    return [*begins, *warmup, phase("measure", t + 3.0), *measured, done(t + 5.0), phase("teardown", t + 6.0)]
+    left = [done(t + 5.0), phase("teardown", t + 6.0), event("end", t + 6.5)]
+    return [*begins, *warmup, phase("measure", t + 3.0), *measured, *left]
 
 
-def trace(*ranks: Sequence[Event], exits: Sequence[tuple[int, int]] | None = None, **fields: Any) -> Trace:
+def trace(*ranks: Sequence[Event], exits: Sequence[tuple[int, int | None]] | None = None, **fields: Any) -> Trace:
     """A trial of which each rank left these events; every rank exits with status 0 unless `exits` says otherwise.
 
     Args:
@@ -125,7 +126,7 @@ class FakeRanks(Ranks):
         with self.job.events_of(rank).open("a") as file:
             file.writelines(json.dumps(event) + "\n" for event in events)
 
-    def end(self, rank: int, status: int = 0) -> None:
+    def end(self, rank: int, status: int | None = 0) -> None:
         """A rank ends."""
         self.alive.remove(rank)
         self.ending.append(RankExit(rank, status))

@@ -1,15 +1,16 @@
-"""A workload that goes wrong in a chosen way, on a chosen rank."""
+"""A workload that goes wrong in a chosen way on rank 1."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -29,7 +30,7 @@ class Faulty(Gpt):
     """The tiny transformer, with the identity of the one that is sound; in one process, as the reference, it is."""
 
     fault: str
-    """Name of a method, which rank 1 calls in step `STEP`; "build" on rank 1; "nan" or "scale" on every rank."""
+    """Name of a method, which rank 1 calls in step `STEP`; or "build"."""
 
     def build(self) -> nn.Module:
         if self.fault == "build" and _rank() == 1:
@@ -41,33 +42,9 @@ class Faulty(Gpt):
             getattr(self, self.fault, lambda: None)()
         return super().samples(step, indices)
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        loss = super().loss(outputs, targets)
-        if _rank() is None or self.fault not in ("nan", "scale"):
-            return loss
-        return loss * torch.nan if self.fault == "nan" else 2 * loss - loss.detach()
-
     def kill(self) -> None:
         """Die by a signal."""
         os.kill(os.getpid(), signal.SIGKILL)
-
-    def leave(self) -> None:
-        """End as if all were done."""
-        os._exit(0)
-
-    def fail(self) -> None:
-        """End with an exit status."""
-        os._exit(3)
-
-    def hang(self) -> None:
-        """Wait for what never comes."""
-        threading.Event().wait()
-
-    def hold(self) -> None:
-        """Hold 400 MB and wait."""
-        held = torch.ones(100_000_000)
-        threading.Event().wait()
-        del held
 
     def spike(self) -> None:
         """Hold 400 MB for a moment."""
@@ -76,6 +53,11 @@ class Faulty(Gpt):
     def allocate(self) -> None:
         """Ask for more memory than there is."""
         torch.ones(2**60)
+
+    def tell_sockets(self) -> None:
+        """Print the addresses on which this process waits for others."""
+        found = psutil.Process().net_connections("inet")
+        print(json.dumps([each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN]))
 
     def speak(self) -> None:
         """Write to standard output and error, and let a child do so."""

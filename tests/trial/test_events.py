@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from harness.trial.events import EventReader, EventWriter
 
 LINE = b'{"kind": "beat", "t": 1.5, "step": 3}\n'
+STEP = {"phase": "warmup", "step_time_s": 0.1, "grad_norm": 1.0, "accuracy": None, "memory_bytes": 5}
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def test_events_are_read_as_they_are_written(path: Path) -> None:
     writer.write("phase", name="build", held_bytes=7)
     assert reader.poll()
     assert not reader.poll()
-    writer.write("step", step=0, loss=math.nan)
-    writer.write("step", step=1, loss=2.0)
+    writer.write("step", **STEP, step=0, loss=math.nan)
+    writer.write("step", **STEP, step=1, loss=2.0)
     assert reader.poll()
     assert [event["kind"] for event in reader.events] == ["phase", "step", "step"]
     assert (reader.last("step") or {})["loss"] == 2.0
@@ -62,7 +63,20 @@ def test_half_a_line_waits_for_its_other_half(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"\xff\x00\xfe", b"[1, 2]", b"null", b'{"kind": 3, "t": 1.0}', b'{"kind": "step"}', b"{", b"NaN"]
+    "garbage",
+    [
+        b"\xff\x00\xfe",
+        b"[1, 2]",
+        b"null",
+        b'{"kind": 3, "t": 1.0}',
+        b'{"kind": "step"}',
+        b'{"kind": "step", "t": 1.0}',
+        b'{"kind": "beat", "t": 1.0, "step": "3"}',
+        b'{"kind": "done", "t": 1.0, "peak_memory_bytes": NaN}',
+        b"{",
+        b"NaN",
+        b"[" * 100_000,
+    ],
 )
 def test_what_is_no_event_is_counted_and_skipped(garbage: bytes, path: Path) -> None:
     reader = EventReader(path)
@@ -85,3 +99,13 @@ def test_an_exception_is_written_with_its_type_message_and_place(path: Path) -> 
 def test_an_exception_without_words_is_told_by_its_type(path: Path) -> None:
     EventWriter(path).error(KeyboardInterrupt(), "crash")
     assert json.loads(path.read_text())["message"] == "KeyboardInterrupt"
+
+
+def test_an_event_is_whole_though_something_else_wrote_to_its_file(path: Path) -> None:
+    writer, reader = EventWriter(path), EventReader(path)
+    writer.write("beat", step=1)
+    with path.open("ab") as file:
+        file.write(b"half a line of something else")
+    writer.write("beat", step=2)
+    reader.poll()
+    assert ([event["step"] for event in reader.events], reader.garbage) == ([1, 2], 1)

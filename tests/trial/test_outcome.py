@@ -13,7 +13,8 @@ from tests.trial.fakes import done, error, phase, step, trace, whole
 
 BUILT = [phase("build", 1.0), phase("warmup", 2.0)]
 STARTED = [*BUILT, step(0, 3.0), step(1, 4.0)]
-KILL, SEGV = -signal.SIGKILL, -signal.SIGSEGV
+KILL, SEGV, TERM = -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGTERM
+OOM = Outcome.OOM_HOST
 
 TABLE: dict[str, tuple[Trace, Ending]] = {
     "every rank did all it should": (trace(whole(), whole()), Ending(Outcome.OK)),
@@ -61,9 +62,51 @@ TABLE: dict[str, tuple[Trace, Ending]] = {
         trace(whole(), STARTED),
         Ending(Outcome.CRASH, "rank 1 ended in warmup, after step 1 without having finished", "warmup", 1, 1),
     ),
+    "exit status 0 before the last barrier": (
+        trace(whole(), whole()[:-1]),
+        Ending(Outcome.CRASH, "rank 1 ended in teardown, after step 7 without having finished", "teardown", 1, 7),
+    ),
+    "SIGTERM, which the harness never sends": (
+        trace(STARTED, [*STARTED, error(4.5)], exits=[(1, 1), (0, TERM)]),
+        Ending(Outcome.PREEMPTED, "SIGTERM ended rank 0 in warmup, after step 1", "warmup", 0, 1),
+    ),
+    "the death of the fork server": (
+        trace(STARTED, BUILT, exits=[(1, None), (0, None)]),
+        Ending(Outcome.PREEMPTED, "the fork server died, and with it rank 1 in warmup", "warmup", 1, None),
+    ),
+    "an interrupt": (
+        trace(STARTED, BUILT, exits=[], stopped="interrupted", stopped_reason="the sweep was interrupted"),
+        Ending(Outcome.INTERRUPTED, "the sweep was interrupted", "warmup", None, None),
+    ),
+    "SIGKILL by the kernel, in the control group of another rank": (
+        trace(STARTED, STARTED, exits=[(0, KILL)], rank_oom_kills={1: 1}),
+        Ending(Outcome.CRASH, "SIGKILL ended rank 0 in warmup, after step 1", "warmup", 0, 1),
+    ),
+    "SIGKILL by the kernel, in its own control group": (
+        trace(STARTED, STARTED, exits=[(1, KILL)], rank_oom_kills={1: 1}),
+        Ending(OOM, "the kernel's out-of-memory killer ended rank 1 in warmup, after step 1", "warmup", 1, 1),
+    ),
+    "an exception because the kernel ended what the rank had started": (
+        trace(STARTED, [*STARTED, error(5.0)], exits=[(1, 1)], rank_oom_kills={1: 1}),
+        Ending(
+            OOM,
+            "rank 1 raised ValueError: no, after the kernel's out-of-memory killer ended a process of it",
+            "warmup",
+            1,
+            1,
+        ),
+    ),
     "silence": (
         trace([*STARTED, step(2, 9.0)], STARTED, exits=[], stopped="hang", stopped_reason="it was silent"),
         Ending(Outcome.HANG, "it was silent", "warmup", 1, 1),
+    ),
+    "silence of a rank, after another has ended": (
+        trace(BUILT, STARTED, exits=[(0, 0)], stopped="hang", stopped_reason="it was silent"),
+        Ending(Outcome.HANG, "it was silent", "warmup", 1, 1),
+    ),
+    "more memory than allowed, by a rank that is not the one that was silent longest": (
+        trace(STARTED, BUILT, exits=[], stopped="oom_host", stopped_reason="it held too much", stopped_rank=0),
+        Ending(OOM, "it held too much", "warmup", 0, 1),
     ),
     "more memory than allowed": (
         trace(STARTED, STARTED, exits=[], stopped="oom_host", stopped_reason="it held too much"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from harness.errors import MeasurementError
 from harness.records import Outcome
 from harness.store import Store
+from harness.trial import runner as module
 from harness.trial.numerics import Curve
 from harness.trial.runner import Runner, new_trial_id
 from tests.tiny import facts, gpt, plan
@@ -155,6 +157,23 @@ def test_the_time_to_a_loss_is_that_of_the_references_steps(tmp_path: Path) -> N
     made = runner(tmp_path, sound, steps_to_loss={WORKLOAD.workload_id: 30})
     row = made.run(PLAN, WORKLOAD, facts(WORKLOAD, 2)).row
     assert row["time_to_loss_s"] == pytest.approx(30 * row["step_time_s"])
+
+
+def test_a_clock_that_jumps_back_loses_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Jumping(datetime):
+        hours = 9
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            cls.hours -= 1
+            return datetime(2026, 1, 1, cls.hours, tzinfo=tz)
+
+    monkeypatch.setattr(module, "datetime", Jumping)
+    made = runner(tmp_path, sound)
+    results = [made.run(PLAN, WORKLOAD, facts(WORKLOAD, 2), number) for number in range(3)]
+    trials = made.store.trials().sort_values("study_trial")
+    assert list(trials["trial_id"]) == [result.trial_id for result in results]
+    assert [result.training_s for result in results] == pytest.approx([4.0] * 3)
 
 
 def test_trials_have_names_of_their_own_that_sort_by_time() -> None:

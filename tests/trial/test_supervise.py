@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def run(clock: Clock, folder: Path, play: Callable[[FakeRanks], None], **fields: Any) -> tuple[Trace, FakeRanks]:
     """Follow a job whose ranks are played; also the ranks, to see which were killed."""
-    on_step = fields.pop("on_step", None)
+    options = {name: fields.pop(name) for name in ("on_step", "memory_floor") if name in fields}
     launcher = FakeLauncher(clock, play)
-    trace = follow(launcher, job(folder, **fields), LIMITS, on_step=on_step)
+    trace = follow(launcher, job(folder, **fields), LIMITS, **options)
     return trace, launcher.started
 
 
@@ -70,6 +71,7 @@ def test_a_rank_that_has_ended_does_not_hang(clock: Clock, tmp_path: Path) -> No
     def play(ranks: FakeRanks) -> None:
         ranks.write(1, step(ranks.sleeps, clock.now))
         if ranks.sleeps == 1:
+            ranks.write(0, *whole())
             ranks.end(0)
         if ranks.sleeps == 200:
             ranks.end(1)
@@ -78,14 +80,17 @@ def test_a_rank_that_has_ended_does_not_hang(clock: Clock, tmp_path: Path) -> No
     assert (trace.stopped, ranks.killed, len(trace.exits)) == (None, [], 2)
 
 
-def test_after_a_failure_the_others_have_a_moment_to_say_what_they_saw(clock: Clock, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [1, -9, None, 0])  # 0: it ends as if all were done, but never said so
+def test_after_a_failure_the_others_have_a_moment_to_say_what_they_saw(
+    status: int | None, clock: Clock, tmp_path: Path
+) -> None:
     def play(ranks: FakeRanks) -> None:
         ranks.write(1, step(ranks.sleeps, clock.now))
         if ranks.sleeps == 4:
-            ranks.end(0, 1)
+            ranks.end(0, status)
 
     trace, ranks = run(clock, tmp_path, play)
-    assert ([(e.rank, e.status) for e in trace.exits], trace.stopped, ranks.killed) == ([(0, 1)], None, [1])
+    assert ([(e.rank, e.status) for e in trace.exits], trace.stopped, ranks.killed) == ([(0, status)], None, [1])
     assert GRACE < trace.ended - (trace.started + 4 * TICK) <= GRACE + TICK
 
 
@@ -98,6 +103,43 @@ def test_a_rank_that_holds_more_than_the_limit_is_ended(clock: Clock, tmp_path: 
     assert (trace.stopped, ranks.killed) == ("oom_host", [0, 1])
     assert str(trace.stopped_reason).startswith("rank 1 held ")
     assert str(trace.stopped_reason).endswith(" B where the memory limit is 4096 B")
+
+
+def test_ranks_that_leave_the_machine_too_little_memory_are_ended(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = SimpleNamespace(bytes=9000)  # other processes are not here, so what is missing was taken by the ranks
+    monkeypatch.setattr(supervise, "available_bytes", lambda: left.bytes)
+    ticks: list[float] = []
+
+    def play(ranks: FakeRanks) -> None:
+        ranks.processes = {1: os.getpid()}
+        left.bytes -= 2000
+        ticks.append(clock.now)
+
+    trace, ranks = run(clock, tmp_path, play, memory_floor=2000)
+    assert (trace.stopped, trace.stopped_rank, ranks.killed) == ("oom_host", 1, [0, 1])
+    assert "B when the machine had 1000 B of memory left, less than the 2000 B" in str(trace.stopped_reason)
+    looks = [later - earlier for earlier, later in itertools.pairwise(ticks)]
+    assert looks == pytest.approx([supervise.TIGHT_TICK] * len(looks))  # closer and closer looks
+
+
+def test_ranks_are_not_ended_for_memory_that_others_took(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([2**40] + [10] * 100)
+    monkeypatch.setattr(supervise, "available_bytes", lambda: next(left))
+
+    def play(ranks: FakeRanks) -> None:
+        ranks.processes = {1: os.getpid()}
+        if ranks.sleeps == 5:
+            ranks.write(0, *whole())
+            ranks.write(1, *whole())
+            ranks.end(0)
+            ranks.end(1)
+
+    trace, ranks = run(clock, tmp_path, play, memory_floor=2**39)
+    assert (trace.stopped, ranks.killed) == (None, [])
 
 
 @pytest.mark.parametrize(("held", "limit"), [(0, None), (0, 2**50), (psutil.Process().memory_info().rss * 10, 4096)])
@@ -141,14 +183,12 @@ def test_finished_steps_are_told_as_they_come_in(clock: Clock, tmp_path: Path) -
     assert told == [2, 3]
 
 
-def test_an_interrupt_is_passed_on_after_every_rank_was_ended(clock: Clock, tmp_path: Path) -> None:
+def test_an_interrupt_ends_every_rank(clock: Clock, tmp_path: Path) -> None:
     def play(ranks: FakeRanks) -> None:
         raise KeyboardInterrupt
 
-    launcher = FakeLauncher(clock, play)
-    with pytest.raises(KeyboardInterrupt):
-        follow(launcher, job(tmp_path), LIMITS)
-    assert launcher.started.killed == [0, 1]
+    trace, ranks = run(clock, tmp_path, play)
+    assert (trace.stopped, ranks.killed) == ("interrupted", [0, 1])
 
 
 def test_what_a_rank_wrote_last_is_read(clock: Clock, tmp_path: Path) -> None:

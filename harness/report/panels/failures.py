@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from harness.records import Outcome
 from harness.report import format as fmt
@@ -10,6 +12,9 @@ from harness.report.labels import Row
 from harness.report.panels.base import Fragment
 from harness.report.view import SweepView
 from harness.standings import USABLE
+
+SHOWN = 4000
+"""Characters of a trial's evidence on the page."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Failure:
     where: str
     """Phase, rank and step, as far as they are known."""
     reason: str
+    evidence: str
+    """What was seen of each rank, as text; empty if nothing was kept."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,12 @@ def data(view: SweepView) -> Failures:
     """The trials that are not ok; there may be none."""
     failures = tuple(
         Failure(
-            row["trial_id"], str(row["outcome"]), view.label(row), _where(row), row["outcome_reason"] or fmt.MISSING
+            row["trial_id"],
+            str(row["outcome"]),
+            view.label(row),
+            _where(row),
+            row["outcome_reason"] or fmt.MISSING,
+            _evidence(row.get("evidence")),
         )
         for row in view.failed
     )
@@ -54,6 +66,30 @@ def _where(row: Row) -> str:
     parts = [row["failed_phase"]]
     parts += [f"{name} {row[f'failed_{name}']}" for name in ("rank", "step") if row[f"failed_{name}"] is not None]
     return ", ".join(filter(None, parts)) or fmt.MISSING
+
+
+def _evidence(kept: str | None) -> str:
+    if not kept:
+        return ""
+    try:
+        text = "\n\n".join(_of_rank(rank) for rank in json.loads(kept)["ranks"])
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another version
+        text = kept
+    return text if len(text) <= SHOWN else text[:SHOWN] + "\n... the rest stands in the column `evidence`"
+
+
+def _of_rank(seen: dict[str, Any]) -> str:
+    last = " ".join(f"{name} {value}" for name, value in seen.get("last", {}).items() if name != "kind")
+    texts = [seen[name].rstrip() for name in ("traceback", "stacks", "output") if seen.get(name)]
+    return "\n".join([f"rank {seen['rank']}: {_end(seen)}{', ' if last else ''}{last}", *texts])
+
+
+def _end(seen: dict[str, Any]) -> str:
+    if "signal" in seen:
+        return str(seen["signal"])
+    if "exit_status" not in seen:
+        return "ended by the harness"
+    return "ended with the fork server" if seen["exit_status"] is None else f"exit status {seen['exit_status']}"
 
 
 def _reading(view: SweepView) -> str:

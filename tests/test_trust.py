@@ -1,0 +1,78 @@
+"""No trust where none is due: files run no code, names are no paths, nothing listens to other machines."""
+
+from __future__ import annotations
+
+import ast
+import ipaddress
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from harness.launchers.base import Launcher
+from harness.store import Store
+from harness.sweep import new_name
+from harness.trial.job import Deadlines, Job, Measurement
+from harness.trial.supervise import follow
+from tests.test_architecture import FILES, imports
+from tests.tiny import facts, plan
+from tests.trial.faulty import faulty
+
+UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "code", "runpy"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+PICKLING = {("torch", "load"), ("np", "load"), ("numpy", "load")}
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def calls(path: Path) -> Iterator[tuple[str, str, set[str]]]:
+    """(owner, function, names of its keyword arguments) of every call in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            keywords = {keyword.arg for keyword in node.keywords if keyword.arg}
+            if isinstance(node.func, ast.Name):
+                yield "", node.func.id, keywords
+            elif isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+                yield node.func.value.id, node.func.attr, keywords
+
+
+def test_no_file_that_a_user_gives_can_run_code() -> None:
+    found = [f"{path.name} imports {name}" for path in FILES for name in imports(path) & UNSAFE_MODULES]
+    for path in FILES:
+        for owner, name, keywords in calls(path):
+            if (not owner and name in UNSAFE_CALLS) or ((owner, name) in PICKLING and "allow_pickle" not in keywords):
+                found.append(f"{path.name} calls {owner}.{name}")
+    assert found == []
+
+
+@pytest.mark.parametrize("workload", ["../../etc/passwd", "/", "..", "", "gpt:blocks=2,width=64", "a\nb", "é" * 300])
+def test_a_sweep_without_a_name_gets_one_that_is_no_path(workload: str) -> None:
+    name = new_name(workload, MOMENT)
+    assert Path(name).name == name
+    assert len(name) <= 80
+    assert not name.startswith((".", "-"))
+    assert "=" not in name  # it is a value in the name of a folder
+
+
+def test_two_sweeps_that_start_in_the_same_second_have_different_names() -> None:
+    assert len({new_name("gpt", MOMENT) for _ in range(20)}) > 1
+
+
+def test_a_workload_that_names_a_path_reads_no_file_outside(tmp_path: Path) -> None:
+    inside, outside = Store(tmp_path / "results"), Store(tmp_path)
+    curve = [{"step": 0, "loss": 1.0, "grad_norm": 1.0, "step_time_s": 1.0}]
+    outside.write_reference("secret", curve)
+    (tmp_path / "results" / "references").mkdir(parents=True)
+    assert outside.reference("secret") is not None
+    assert inside.reference("../../references/secret") is None
+
+
+def test_nothing_listens_to_other_machines_during_a_trial(launcher: Launcher, tmp_path: Path) -> None:
+    workload, chosen = faulty("tell_sockets"), plan({"dp": 2, "micro_batch_size": 4})
+    few = Measurement(warmup_steps=4, min_steps=1, max_steps=1)
+    job = Job(workload=workload, plan=chosen, facts=facts(workload, 2), folder=tmp_path, threads=1, measurement=few)
+    output = follow(launcher, job, Deadlines()).outputs[1]
+    addresses = json.loads(next(line for line in output.splitlines() if line.startswith("[")))
+    assert addresses  # gloo waits for its peers
+    assert [address for address in addresses if not ipaddress.ip_address(address).is_loopback] == []

@@ -59,11 +59,11 @@ class DeviceClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.restart()
+        self._events: list[torch.Event] = []
+        self._times: list[float] = []
 
     def restart(self) -> None:
-        self._events = [self._event()]
-        self._times: list[float] = []
+        self._events, self._times = [self._event()], []
 
     def mark(self) -> None:
         self._events.append(self._event())

@@ -167,7 +167,13 @@ class RankTrial:
         )
 
     def _profiled_step(self) -> None:
-        found = profiled(lambda: self._step("warmup"), self.training.device)
+        def step() -> None:
+            self._step("warmup")
+            # The profiler must not end before what it watches; a gather that would go on into the next step counts as
+            # exposed here.
+            self.training.engine.drain()
+
+        found = profiled(step, self.training.device)
         peak = found.pop("allocated_peak_bytes", None)
         columns: dict[str, Any] = {} if peak is None else {"memory_tensor_peak_bytes": self.standing_bytes + int(peak)}
         self.events.write("profile", **found, **columns)

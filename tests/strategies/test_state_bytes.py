@@ -20,7 +20,7 @@ SLACK = 1.03
 def state(laboratory: Laboratory, **settings: Setting) -> tuple[float, float, float]:
     """Parameters, gradients and optimizer state on the worst of two ranks, in units of the parameters."""
     row: dict[str, Any] = laboratory.follows({"dp": 2, "micro_batch_size": 2, **settings}, MODEL)
-    names = ("memory_params_bytes", "memory_grads_bytes", "memory_optimizer_bytes")
+    names = ("memory_params_bytes", "memory_grads_held_bytes", "memory_optimizer_bytes")
     params, grads, optimizer = (row[name] / PARAMETERS for name in names)
     return params, grads, optimizer
 

@@ -44,26 +44,30 @@ def fake_events(monkeypatch: pytest.MonkeyPatch) -> type[FakeEvent]:
 
 def test_device_steps_are_timed_between_events_of_the_stream(fake_events: type[FakeEvent]) -> None:
     clock = DeviceClock(GPU)
-    for _ in range(5):
+    clock.restart()
+    for _ in range(4):
         clock.mark()
-    assert clock.intervals() == pytest.approx([0.012, 0.014, 0.013, 0.012])
-    assert clock.intervals() == []
+    assert clock.finished() == pytest.approx([0.012, 0.014])
+    assert fake_events.waited[-1] == 126.0
+    assert clock.all() == pytest.approx([0.012, 0.014, 0.013, 0.012])
+    assert fake_events.waited[-1] == 151.0
 
 
 def test_the_host_never_runs_more_than_two_steps_ahead_of_a_device(fake_events: type[FakeEvent]) -> None:
     clock = DeviceClock(GPU)
-    for _ in range(4):
+    clock.restart()
+    for _ in range(3):
         clock.mark()
     assert fake_events.waited == [100.0, 112.0]
 
 
-def test_host_intervals_are_counted_once() -> None:
+def test_a_host_step_is_over_when_it_is_marked() -> None:
     clock = HostClock()
     for _ in range(3):
         clock.mark()
-    assert len(clock.intervals()) == 2
-    clock.mark()
-    assert len(clock.intervals()) == 1
+    assert len(clock.finished()) == len(clock.all()) == 3
+    clock.restart()
+    assert clock.all() == []
 
 
 def test_a_device_reports_what_its_allocator_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from harness.records import STEPS, TRIALS, row
-from harness.trial.summary import curve, measured, plan_columns, step_rows, step_times, training_seconds
+from harness.trial.events import Event
+from harness.trial.summary import curve, measured, plan_columns, step_rows, training_seconds, window_tokens
 from strategies import Setting
 from tests.tiny import gpt, plan
 from tests.trial.fakes import event, phase, step, trace, whole
@@ -13,7 +14,6 @@ def test_the_step_time_is_the_median_over_the_slowest_rank_of_each_step() -> Non
     fast = [step(n, n, 0.1) for n in range(4, 9)]
     mixed = [step(n, n, 0.1 * n) for n in range(4, 8)]
     seen = trace(fast, mixed)
-    assert step_times(seen) == pytest.approx([0.4, 0.5, 0.6, 0.7])
     columns = measured(seen)
     assert columns["step_time_s"] == pytest.approx(0.55)
     assert columns["measured_steps"] == 4
@@ -24,7 +24,7 @@ def test_the_step_time_is_the_median_over_the_slowest_rank_of_each_step() -> Non
 
 def test_warm_up_steps_are_recorded_but_not_measured() -> None:
     seen = trace([step(n, n, 9.0) for n in range(4)] + [step(4, 5.0, 0.2)])
-    assert step_times(seen) == [0.2]
+    assert (measured(seen)["step_time_s"], measured(seen)["measured_steps"]) == (0.2, 1)
     assert [r["phase"] for r in step_rows("t", seen)] == ["warmup"] * 4 + ["measure"]
 
 
@@ -42,12 +42,57 @@ def test_the_accuracy_is_the_mean_of_the_ranks_last_steps() -> None:
     assert measured(seen)["accuracy_last"] == pytest.approx(0.6)
 
 
-def test_memory_and_communication_are_those_of_the_worst_rank() -> None:
-    state = {"memory_params_bytes": 10, "memory_grads_bytes": 30, "comm_bytes_per_step": 7}
-    other = {"memory_params_bytes": 20, "memory_grads_bytes": 5, "comm_bytes_per_step": 7}
-    columns = measured(trace([event("state", 1.0, **state), *whole()], [event("state", 1.0, **other), *whole()]))
-    assert [columns[name] for name in state] == [20, 30, 7]
+def test_steps_that_the_window_finds_slower_at_its_beginning_are_warm_up() -> None:
+    steady = [0.1, 0.101, 0.099] * 4
+    times = [0.3, 0.2, *steady]
+    seen = trace([step(n, n, 9.0) for n in range(4)] + [step(4 + n, 4.0 + n, t) for n, t in enumerate(times)])
+    columns = measured(seen)
+    assert (columns["warmup_steps"], columns["measured_steps"]) == (6, 12)
+    assert columns["step_time_s"] == pytest.approx(0.1)
+    assert [r["phase"] for r in step_rows("t", seen)] == ["warmup"] * 6 + ["measure"] * 12
+    assert window_tokens(seen) == 14 * gpt().tokens_per_step
+
+
+def state(params: int, grads: int, sent: int, **fields: int | str) -> Event:
+    others = dict.fromkeys(("memory_optimizer_bytes", "memory_buffers_bytes", "memory_activations_bytes"), 1)
+    known = {"memory_params_bytes": params, "memory_grads_bytes": grads, "comm_bytes_per_step": sent}
+    return event("state", 1.0, **{**others, **known, **fields})
+
+
+def test_memory_by_category_is_that_of_the_rank_with_the_most_tensors() -> None:
+    ranks = [
+        [state(10, 30, 7, memory_tensor_peak_bytes=43, memory_grads_held_bytes=30), *whole()],
+        [state(20, 5, 9, memory_tensor_peak_bytes=28, memory_grads_held_bytes=50), *whole()],
+    ]
+    columns = measured(trace(*ranks))
+    assert (columns["memory_params_bytes"], columns["memory_grads_bytes"]) == (10, 30)
+    assert (columns["memory_tensor_peak_bytes"], columns["memory_grads_held_bytes"]) == (43, 50)
     assert (columns["peak_memory_bytes"], columns["peak_reserved_bytes"]) == (1000, 2000)
+
+
+def test_communication_is_that_of_the_busiest_rank_and_its_time_that_of_the_one_that_waits_longest() -> None:
+    times = ((3.0, 1.0), (2.0, 1.5))
+    profiles = [event("profile", 2.0, comm_s=all_, comm_exposed_s=exposed) for all_, exposed in times]
+    ranks = [
+        [state(1, 1, 7, comm_by_collective="a"), profiles[0]],
+        [state(1, 1, 9, comm_by_collective="b"), profiles[1]],
+    ]
+    columns = measured(trace(*ranks))
+    assert (columns["comm_bytes_per_step"], columns["comm_by_collective"]) == (9, "b")
+    assert (columns["comm_s"], columns["comm_exposed_s"]) == (2.0, 1.5)
+
+
+def test_what_others_took_of_the_processors_is_what_the_ranks_did_not_use() -> None:
+    opened = {"cpu_s": 1.0, "busy_cpu_s": 100.0, "stolen_cpu_s": 5.0, "cpus": 2, "energy_j": 50.0}
+    closed = {"cpu_s": 2.5, "busy_cpu_s": 104.0, "stolen_cpu_s": 5.1, "cpus": 2, "energy_j": 80.0}
+    ranks = [
+        [phase("measure", 10.0, **opened), event("done", 12.0, **closed)],
+        [phase("measure", 10.0, cpu_s=0.5, energy_j=1.0), event("done", 12.0, cpu_s=2.0, energy_j=2.0)],
+    ]
+    columns = measured(trace(*ranks))
+    assert columns["foreign_cpu_share"] == pytest.approx((4.0 - 1.5 - 1.5) / (2 * 2.0))
+    assert columns["stolen_cpu_share"] == pytest.approx(0.1 / 4.0)
+    assert columns["energy_j"] == 31.0
 
 
 def test_phases_begin_when_the_last_rank_enters_them() -> None:

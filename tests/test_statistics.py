@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics as reference
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.statistics import median, median_interval
+from harness.statistics import (
+    Spread,
+    median,
+    median_at_least,
+    median_interval,
+    pooled_spread,
+    t_quantile,
+    warmup_length,
+)
 
 samples = st.lists(st.floats(0, 1e6), min_size=1, max_size=200)
 
@@ -41,3 +51,60 @@ def test_the_interval_is_the_narrowest_that_is_confident_enough(n: int, confiden
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_with_few_values_the_interval_is_all_of_them(n: int) -> None:
     assert median_interval([float(i) for i in range(n)]) == (0.0, n - 1.0)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 6, 10, 30])
+@pytest.mark.parametrize("probability", [0.025, 0.5, 0.8, 0.975])
+def test_students_quantiles_are_those_of_scipy(freedom: int, probability: float) -> None:
+    exact = scipy.stats.t.ppf(probability, freedom)
+    assert t_quantile(probability, freedom) == pytest.approx(exact, rel=2e-3, abs=1e-9)
+
+
+def test_no_degrees_of_freedom_have_no_quantile() -> None:
+    with pytest.raises(ValueError, match="freedom >= 1 must hold, but got 0"):
+        t_quantile(0.975, 0)
+
+
+def test_the_smallest_difference_is_found_in_four_of_five_cases() -> None:
+    rng, spread = random.Random(3), Spread(0.01, 10**6)
+    shift = math.log1p(spread.smallest_difference(5))
+    found = 0
+    for _ in range(2000):
+        means = [sum(rng.gauss(at, 0.01) for _ in range(5)) / 5 for at in (0.0, shift)]
+        found += abs(means[1] - means[0]) > 1.96 * 0.01 * math.sqrt(2 / 5)
+    assert 0.77 < found / 2000 < 0.83
+
+
+def test_there_is_no_spread_without_a_plan_launched_twice() -> None:
+    assert pooled_spread([[1.0], []]) is None
+
+
+@pytest.mark.parametrize("warmup", [1, 3, 6])
+def test_slow_steps_at_the_beginning_are_warm_up(warmup: int) -> None:
+    rng = random.Random(warmup)
+    found = []
+    for _ in range(100):
+        noise = [rng.lognormvariate(0.0, 0.03) for _ in range(24)]
+        found.append(warmup_length([value * (1.5 if at < warmup else 1.0) for at, value in enumerate(noise)]))
+    assert sum(cut >= warmup for cut in found) >= 70
+    assert sum(found) / 100 <= warmup + 2
+
+
+def test_steady_steps_have_little_warm_up() -> None:
+    rng = random.Random(5)
+    cuts = [warmup_length([rng.lognormvariate(0.0, 0.05) for _ in range(20)]) for _ in range(200)]
+    assert sum(cuts) / 200 < 1.5
+
+
+def test_a_spike_in_the_middle_is_no_warm_up() -> None:
+    assert warmup_length([1.0, 1.01, 0.99, 1.0, 1.01, 3.0, 1.0, 0.99, 1.0, 1.01, 1.0, 0.99]) == 0
+
+
+def test_few_steps_have_no_warm_up() -> None:
+    assert warmup_length([5.0, 1.0, 1.0, 1.0, 1.0]) == 0
+
+
+@pytest.mark.parametrize(("steps", "at_least"), [(4, None), (5, 1.0), (8, 2.0)])
+def test_the_median_surely_lies_above_a_low_order_statistic(steps: int, at_least: float | None) -> None:
+    # Five steps all above a value: the median lies below it with probability 1/32 only.
+    assert median_at_least([float(n) for n in range(1, steps + 1)], 0.96) == at_least

@@ -22,6 +22,7 @@ NEEDED = (
     "torch.distributed.optim",
     "torch.distributed.pipelining",
     "torch.nn.parallel",
+    "torch.profiler",
     "torch.utils.checkpoint",
     "harness.trial.rank",
     "harness.workloads.gpt",

@@ -71,6 +71,8 @@ class Runner:
     """What MFU is a share of."""
     memory_floor: int | None = None
     """Bytes of the machine's memory that ranks must leave; None: a share of it."""
+    profile: bool = True
+    """Whether a warm-up step of each trial runs under torch.profiler."""
     on_step: Callable[[int], None] | None = None
     references: dict[str, Curve] = field(default_factory=dict)
     """Workload id -> fp32 curve of one process."""
@@ -105,7 +107,7 @@ class Runner:
         """
         started_at, trial_id = datetime.now(UTC), new_trial_id()
         settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
-        with self._job(plan, workload, facts, settings, profile=True) as job:
+        with self._job(plan, workload, facts, settings, profile=self.profile) as job:
             with machine.watching(facts.device_type != "cpu") as seen:
                 trace = self._follow(job)
             row: dict[str, Any] = {"role": role, "memory_limit_bytes": self.rank_memory}

@@ -79,7 +79,7 @@ def test_storage_that_is_freed_in_place_no_longer_counts() -> None:
 
 @pytest.mark.parametrize("name", PLANS)
 def test_the_categories_add_up_to_what_the_allocator_counts(name: str, laboratory: Laboratory) -> None:
-    row = laboratory.follows(PLANS[name], gpt(width=128))
+    row = laboratory.follows(PLANS[name], gpt(width=128), profile=True)
     kinds = ("params", "grads", "optimizer", "buffers", "activations")
     together = sum(row[f"memory_{kind}_bytes"] for kind in kinds)
     assert together == pytest.approx(row["memory_tensor_peak_bytes"], rel=0.02)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.launchers.base import Launcher
+from harness.peaks import PUBLISHED, Peaks, published
+from harness.store import Store
+from harness.trial.runner import Runner
+from tests.tiny import facts, gpt, plan
+
+MEASURED = {"flops_per_s": {"fp32": 1e11, "bf16": 2e11}}
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA H100 NVL", "H100 NVL"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("Tesla T4", "T4"),
+        ("Some Device 9000", None),
+    ],
+)
+def test_a_device_is_found_by_the_name_of_its_driver(name: str, entry: str | None) -> None:
+    assert published(name) is (None if entry is None else PUBLISHED[entry])
+
+
+def test_mfu_is_a_share_of_every_ranks_device() -> None:
+    row = {"flops_per_step": 4e14, "step_time_s": 1.0}
+    found = Peaks(devices=("NVIDIA H100 80GB HBM3",)).columns(plan({"dp": 2, "precision": "bf16"}), 2, row)
+    assert found["mfu"] == pytest.approx(4e14 / (2 * 989e12))
+    assert found["peak_source"] == "published: NVIDIA H100 datasheet"
+
+
+def test_the_ranks_of_a_cpu_share_its_measured_peak() -> None:
+    assert Peaks(measured=MEASURED).of(plan({"dp": 2}), 2) == (1e11, "measured on all usable cores")
+
+
+def test_a_device_that_is_in_no_table_counts_with_its_measured_peak() -> None:
+    assert Peaks(devices=("New",), measured=MEASURED).of(plan({"dp": 2}), 2) == (2e11, "measured on one device")
+
+
+@pytest.mark.parametrize("settings", [{"precision": "fp16"}, {"quantization": "int8"}, {"quantization": "float8"}])
+def test_an_unknown_peak_gives_no_mfu(settings: dict[str, str]) -> None:
+    row = {"flops_per_step": 1.0, "step_time_s": 1.0}
+    assert Peaks(measured=MEASURED).columns(plan({"micro_batch_size": 4, **settings}), 1, row) == {}
+    assert Peaks().columns(plan({"micro_batch_size": 4}), 1, row) == {}
+
+
+def test_the_peak_is_measured_once_and_then_remembered(launcher: Launcher, tmp_path: Path) -> None:
+    made = Runner(launcher=launcher, store=Store(tmp_path), hardware_id="hw", sweep="s", cores=2)
+    workload, alone = gpt(), plan({"micro_batch_size": 1})
+    found = made.measure_peaks(alone, workload, facts(workload, 1))
+    assert found is not None
+    assert found["flops_per_s"]["fp32"] > 1e8
+    assert found["copy_bytes_per_s"] > 1e7
+    path = tmp_path / "hardware" / "hw.json"
+    path.write_text(json.dumps({**found, "copy_bytes_per_s": 1.0}))
+    again = made.measure_peaks(alone, workload, facts(workload, 1))
+    assert again is not None
+    assert again["copy_bytes_per_s"] == 1.0

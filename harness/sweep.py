@@ -147,8 +147,12 @@ class Sweep:
         return self._end(summary)
 
     def _finals(self, summary: Summary) -> Summary:
+        rounds = [0]
+
         def say(launch: FinalLaunch) -> None:
-            self.display.message(f"final {launch.round} of {launch.rounds}: {launch.plan['data_parallel']}")
+            if launch.round > rounds[-1]:
+                rounds.append(launch.round)
+                self.display.message(f"fresh launches of the best plans, round {launch.round} of {launch.rounds}")
 
         try:
             left = self.launches.run_finals(self.store.rows(self.name, self.hardware_id), say)

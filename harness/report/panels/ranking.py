@@ -59,7 +59,7 @@ class Ranking:
 
 def data(view: SweepView) -> Ranking:
     """The ranked table; a column that has no value in any trial is left out."""
-    columns = tuple(c for c in _columns(view) if any(c.value(row) is not None for row in view.rows))
+    columns = tuple(c for c in _columns(view) if any(c.value(row) is not None for row in (*view.ranked, *view.failed)))
     ties = {row["trial_id"] for row in view.ties}
     colours = palette(view.kinds)
     lines = tuple(_line(view, row, columns, ties, colours) for row in (*view.ranked, *view.failed))

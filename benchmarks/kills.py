@@ -122,7 +122,8 @@ def check(folder: Path, found: Found, *, running: bool = True) -> None:
     ids = set(trials["trial_id"])
     found.lost += len(found.known - ids)
     found.known |= ids
-    settled = trials[~trials["outcome"].isin(["interrupted", "preempted"])]
+    # Final launches, and disturbed ones that were repeated, stand for no trial of the study.
+    settled = trials[~trials["outcome"].isin(["interrupted", "preempted"]) & trials["study_trial"].notna()]
     found.twice += int(settled["plan_id"].duplicated().sum())
     ok = set(trials[trials["outcome"] == "ok"]["trial_id"])
     if bare := ok - set(steps["trial_id"]):

@@ -79,7 +79,11 @@ class Launches:
 
     def _worth_repeating(self, result: Result) -> bool:
         disturbed = result.row.get("disturbed") is not None
-        return disturbed and self._futile < MOST_FUTILE and self.may_go_on()
+        return disturbed and self._may_repeat
+
+    @property
+    def _may_repeat(self) -> bool:
+        return self._futile < MOST_FUTILE
 
     def _note_repetition(self, result: Result) -> None:
         self._futile = self._futile + 1 if result.row.get("disturbed") is not None else 0
@@ -116,7 +120,15 @@ class Launches:
     ) -> Result:
         workload = self.experiment.workloads[size]
         facts = self.experiment.facts(workload)
-        result = self.runner.run(plan, workload, facts, number, role=role, rival_step_time_s=rival_step_time_s)
+        result = self.runner.run(
+            plan,
+            workload,
+            facts,
+            number,
+            role=role,
+            rival_step_time_s=rival_step_time_s,
+            repeatable=role is Role.SEARCH and self._may_repeat,
+        )
         self.training_s += result.training_s
         self.launched = True
         self._remember(result.row, plan)

@@ -30,7 +30,15 @@ class FakeRunner:
         self.rivals: list[float | None] = []
 
     def run(
-        self, plan: Plan, workload: Any, facts: Any, number: int | None, *, role: Role, rival_step_time_s: float | None
+        self,
+        plan: Plan,
+        workload: Any,
+        facts: Any,
+        number: int | None,
+        *,
+        role: Role,
+        rival_step_time_s: float | None,
+        repeatable: bool,
     ) -> Result:
         rate = self.rates[plan]
         self.rivals.append(rival_step_time_s)

@@ -88,6 +88,7 @@ class Runner:
         *,
         role: Role = Role.RUN,
         rival_step_time_s: float | None = None,
+        repeatable: bool = False,
     ) -> Result:
         """Run a plan as fresh processes, classify what happened, record it.
 
@@ -95,10 +96,10 @@ class Runner:
             plan: what to run; it must have passed every check.
             workload: what to train.
             facts: what the plan was checked against.
-            study_trial: number of the trial in the study. A disturbed launch is recorded without it: it will be
-                repeated, and that one counts.
+            study_trial: number of the trial in the study.
             role: why it is launched.
             rival_step_time_s: see `Measurement`.
+            repeatable: whether a disturbed launch will be repeated; then it is recorded without its number.
 
         Raises:
             KeyboardInterrupt: the trial was interrupted, and recorded so.
@@ -115,7 +116,7 @@ class Runner:
             row["disturbed"] = machine.disturbance(row, facts.device_type)
             row["evidence"] = None if row["outcome"] in USABLE else evidence.of(trace)
             steps = summary.step_rows(trial_id, trace)
-        counts = role is not Role.SEARCH or row["disturbed"] is None
+        counts = not repeatable or row["disturbed"] is None
         whole = self._record(trial_id, started_at, plan, workload, study_trial if counts else None, row, steps)
         if row["outcome"] is Outcome.INTERRUPTED:
             raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_main_job import SWEEP, TINY, breaches, table
+from tests.e2e.test_main_job import SWEEP, TINY, breaches, searched, table
 
 COMMAND = [*SWEEP, *TINY, "--name", "night"]
 SMALLER_THAN_A_TRIAL = "4m"
@@ -102,7 +102,7 @@ def test_results_may_lie_on_another_file_system_than_temporary_files(tmp_path: P
     try:
         status, output = swept(tmp_path, results=str(other))
         assert status == 0, output
-        assert len(table(other / "trials")) == 2
+        assert len(searched(table(other / "trials"))) == 2
     finally:
         subprocess.run(["rm", "-r", str(other)], check=True)
 

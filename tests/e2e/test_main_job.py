@@ -20,7 +20,18 @@ from harness.records import STEPS, TRIALS, Outcome
 from tests.html import Page
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--workload", "gpt:blocks=2,width=64,heads=2", "--seq-len", "32", "--measure", "0.3s", "--sampler", "random"]
+TINY = [
+    "--workload",
+    "gpt:blocks=2,width=64,heads=2",
+    "--seq-len",
+    "32",
+    "--measure",
+    "0.3s",
+    "--sampler",
+    "random",
+    "--relaunches",
+    "0",
+]
 SWEEP = [sys.executable, "-m", "harness", "sweep"]
 
 pytestmark = pytest.mark.e2e

@@ -10,16 +10,47 @@ from typing import Any
 from harness import repeat, standings
 from harness.config import OBJECTIVES
 from harness.experiment import Experiment
+from harness.launchers.base import Launcher
+from harness.limits import rank_memory_bytes
+from harness.peaks import Peaks
 from harness.plan import Plan
 from harness.records import Outcome, Role
 from harness.search.evaluation import Evaluation, Recorded, Ticket
 from harness.standings import Row
+from harness.store import Store
 from harness.trial.runner import Result, Runner
 
 MOST_FUTILE = 3
 """Repetitions in a row that may be disturbed as well; then the machine is a busy one, and launches are only flagged."""
 RACED = ("throughput", "time-to-loss")
 """Objectives under which a slower plan cannot win."""
+
+
+def make_runner(
+    experiment: Experiment, launcher: Launcher, store: Store, sweep: str, on_step: Callable[[int], None] | None = None
+) -> Runner:
+    """A runner for the trials of an experiment."""
+    config, machine = experiment.config, experiment.hardware
+    return Runner(
+        launcher=launcher,
+        store=store,
+        hardware_id=machine.hardware_id,
+        sweep=sweep,
+        cores=machine.usable_cores,
+        measurement=config.measurement,
+        deadlines=config.deadlines,
+        memory_limit=config.memory_limit_bytes,
+        rank_memory=rank_memory_bytes(config, machine, experiment.world_size),
+        on_step=on_step,
+    )
+
+
+def learn_peaks(experiment: Experiment, runner: Runner) -> bool:
+    """Have the runner's trials judged by the machine's peak; whether it could be measured."""
+    workload = next(iter(experiment.workloads.values()))
+    measured = runner.measure_peaks(experiment.reference_plan(workload), workload, experiment.facts(workload, 1))
+    runner.peaks = Peaks(devices=tuple(device.name for device in experiment.hardware.devices), measured=measured)
+    return measured is not None
 
 
 @dataclass(frozen=True)

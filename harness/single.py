@@ -14,12 +14,11 @@ from harness.config import load_config
 from harness.errors import InputError, UnknownNameError
 from harness.experiment import prepare
 from harness.feasible import why_not
-from harness.limits import rank_memory_bytes
-from harness.peaks import Peaks
+from harness.launches import learn_peaks, make_runner
 from harness.plan import Plan, parse_settings
 from harness.store import Store
 from harness.sweep import REFERENCE_STEPS
-from harness.trial.runner import Result, Runner
+from harness.trial.runner import Result
 from strategies.base import Setting
 
 
@@ -54,22 +53,10 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
     workload.prepare()
     with launchers.create("local") as launcher:
         launcher.warm_up()
-        runner = Runner(
-            launcher=launcher,
-            store=store,
-            hardware_id=experiment.hardware.hardware_id,
-            sweep=config.name or "runs",
-            cores=experiment.hardware.usable_cores,
-            measurement=config.measurement,
-            deadlines=config.deadlines,
-            memory_limit=config.memory_limit_bytes,
-            rank_memory=rank_memory_bytes(config, experiment.hardware, plan.world_size),
-        )
+        runner = make_runner(experiment, launcher, store, config.name or "runs")
         facts, alone = experiment.facts(workload), experiment.reference_plan(workload)
         runner.reference(alone, workload, replace(facts, world_size=1), REFERENCE_STEPS)
-        devices = tuple(device.name for device in experiment.hardware.devices)
-        measured = runner.measure_peaks(alone, workload, replace(facts, world_size=1))
-        runner.peaks = Peaks(devices=devices, measured=measured)
+        learn_peaks(experiment, runner)
         return runner.run(plan, workload, facts)
 
 

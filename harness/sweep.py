@@ -21,9 +21,7 @@ from harness.config import OBJECTIVES, Direction
 from harness.errors import InputError, MeasurementError, StoreError
 from harness.experiment import Experiment
 from harness.launchers.base import Launcher
-from harness.launches import FinalLaunch, Launches
-from harness.limits import rank_memory_bytes
-from harness.peaks import Peaks
+from harness.launches import FinalLaunch, Launches, learn_peaks, make_runner
 from harness.search import loop
 from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summary
 from harness.search.spaces import Spaces
@@ -125,7 +123,7 @@ class Sweep:
             for workload in self.experiment.workloads.values():
                 workload.prepare()
             self.display.started(self.experiment, self.name)
-            self.launches.runner = self._runner()
+            self.launches.runner = make_runner(self.experiment, self.launcher, self.store, self.name, self.display.step)
             self._write_info(None)
             try:
                 self._prepare()
@@ -201,31 +199,11 @@ class Sweep:
         except OSError as error:
             raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
 
-    def _runner(self) -> Runner:
-        config, machine = self.experiment.config, self.experiment.hardware
-        return Runner(
-            launcher=self.launcher,
-            store=self.store,
-            hardware_id=self.hardware_id,
-            sweep=self.name,
-            cores=machine.usable_cores,
-            measurement=config.measurement,
-            deadlines=config.deadlines,
-            memory_limit=config.memory_limit_bytes,
-            rank_memory=rank_memory_bytes(config, machine, self.experiment.world_size),
-            on_step=self.display.step,
-        )
-
     def _prepare(self) -> None:
         """What every trial is compared with: the fp32 references, and the machine's peak."""
         self._references(self.launches.runner)
-        workload = next(iter(self.experiment.workloads.values()))
-        plan, facts = self.experiment.reference_plan(workload), self.experiment.facts(workload, 1)
-        measured = self.launches.runner.measure_peaks(plan, workload, facts)
-        if measured is None:
+        if not learn_peaks(self.experiment, self.launches.runner):
             self.display.message("the machine's peak could not be measured: no MFU")
-        devices = tuple(device.name for device in self.experiment.hardware.devices)
-        self.launches.runner.peaks = Peaks(devices=devices, measured=measured)
 
     def _references(self, runner: Runner) -> None:
         wanted = LOSS_STEPS if self.experiment.config.objective == "time-to-loss" else REFERENCE_STEPS

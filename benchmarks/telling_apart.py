@@ -1,7 +1,7 @@
 """How often a difference between two plans is called: where there is none, and where one is 5 % slower.
 
-One plan is launched many times in a row, each launch a fresh start as in the finals of a sweep. Launches that follow each
-other are dealt out in turns to two sides (A B A B ...), which are then judged as a sweep judges two finalists
+One plan is launched many times in a row, each launch a fresh start as in the finals of a sweep. Launches that follow
+each other are dealt out in turns to two sides (A B A B ...), which are then judged as a sweep judges two finalists
 (harness.standings). No launch is used in two pairs of a row. For the second question the step times of one side are
 taken 5 % longer than they were recorded.
 

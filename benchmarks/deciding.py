@@ -1,7 +1,7 @@
 """What adaptive windows and racing save, and whether they ever end the plan that would have won.
 
-An exhaustive table is recorded first: every plan of a small grid, each with the same long fixed window. Then sweeps over
-this table are replayed in random orders, by the rules the ranks use (harness.trial.stopping), against a fixed
+An exhaustive table is recorded first: every plan of a small grid, each with the same long fixed window. Then sweeps
+over this table are replayed in random orders, by the rules the ranks use (harness.trial.stopping), against a fixed
 measurement of 20 steps. Nothing but the order and the rules is simulated: each step's time is a recorded one.
 
     steps      time in steps, of all plans together, as a share of the fixed measurement's

@@ -87,6 +87,8 @@ class Launches:
     launched: bool = False
     """Whether a trial of this run stands in the store."""
     _units: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    _profiles: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
+    """(plan_id, global batch size) -> what the profiler saw of a finalist."""
     _futile: int = 0
     """Repetitions in a row that were disturbed as well."""
     _rivals: dict[str, float] = field(default_factory=dict)
@@ -159,12 +161,21 @@ class Launches:
             role=role,
             rival_step_time_s=rival_step_time_s,
             repeatable=role is Role.SEARCH and self._may_repeat,
+            profile=self._profile(plan, size) if role is Role.FINAL else None,
         )
         self.training_s += result.training_s
         self.launched = True
         self._remember(result.row, plan)
         self.on_result(result)
         return result
+
+    def _profile(self, plan: Plan, size: int) -> Mapping[str, Any]:
+        """What the profiler sees of a finalist, once in a sweep."""
+        known = (plan.plan_id, size)
+        if known not in self._profiles:
+            workload = self.experiment.workloads[size]
+            self._profiles[known] = self.runner.profile(plan, workload, self.experiment.facts(workload))
+        return self._profiles[known]
 
     def _remember(self, row: Row, plan: Plan) -> None:
         size = row["global_batch_size"]

@@ -28,6 +28,12 @@ class FakeRunner:
         self.rates, self.disturbed = rates, disturbed or []
         self.rows: list[dict[str, Any]] = []
         self.rivals: list[float | None] = []
+        self.profiles: list[Any] = []
+        self.profiled: list[Plan] = []
+
+    def profile(self, plan: Plan, workload: Any, facts: Any) -> dict[str, Any]:
+        self.profiled.append(plan)
+        return {"comm_s": 1.0}
 
     def run(
         self,
@@ -39,8 +45,10 @@ class FakeRunner:
         role: Role,
         rival_step_time_s: float | None,
         repeatable: bool,
+        profile: Any,
     ) -> Result:
         rate = self.rates[plan]
+        self.profiles.append(profile)
         self.rivals.append(rival_step_time_s)
         row = {
             "trial_id": f"t{len(self.rows)}",
@@ -140,6 +148,15 @@ def test_the_best_plans_are_launched_again_in_turns() -> None:
     assert made.run_finals(runner.rows, lambda launch: None) == 0
     finals = [row["plan_id"] for row in runner.rows if row["role"] == Role.FINAL]
     assert finals == [B.plan_id, C.plan_id] * 3
+
+
+def test_each_finalist_is_profiled_once_in_a_launch_of_its_own() -> None:
+    runner = FakeRunner({A: 100.0, B: 200.0})
+    made = launches(runner, finalists=2, relaunches=3)
+    searched(made, A, B)
+    made.run_finals(list(runner.rows), lambda launch: None)
+    assert runner.profiled == [B, A]
+    assert runner.profiles == [None] * 2 + [{"comm_s": 1.0}] * 6
 
 
 def test_a_resumed_sweep_launches_only_the_finals_that_are_missing() -> None:

@@ -112,15 +112,11 @@ class Laboratory:
             sweep="tests",
             cores=2,
             measurement=Measurement(warmup_steps=STEPS, min_steps=1, max_steps=1, seconds=0.0),
-            profile=False,
         )
 
-    def follows(self, settings: Mapping[str, Setting], workload: Workload, **changes: Any) -> dict[str, Any]:
-        """The row of a plan that follows one process: within 1e-4 relative in loss in fp32, 1e-3 in gradient norm.
-
-        Arguments as for `run`.
-        """
-        row = self.run(settings, workload, **changes)
+    def follows(self, settings: Mapping[str, Setting], workload: Workload) -> dict[str, Any]:
+        """The row of a plan that follows one process: within 1e-4 relative in loss in fp32, 1e-3 in gradient norm."""
+        row = self.run(settings, workload)
         assert row["outcome_reason"] is None
         assert (row["outcome"], row["numerics"]) == ("ok", "pass")
         assert row["numerics_max_rel_error"] <= row["numerics_tolerance"]

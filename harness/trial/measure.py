@@ -19,7 +19,7 @@ from harness.trial.events import EventWriter
 from harness.trial.job import Job
 from harness.trial.memory import Memory
 from harness.trial.observe import BUFFERS, GRADS, OPTIMIZER, PARAMS, Observer
-from harness.trial.profile import profiled
+from harness.trial.profile import profiled, settle
 from harness.trial.stopping import Stop, why_stop
 from strategies.engine import size
 from strategies.training import StepResult, Training
@@ -172,6 +172,8 @@ class RankTrial:
             # The profiler must not end before what it watches; a gather that would go on into the next step counts as
             # exposed here.
             self.training.engine.drain()
+            if self.group is not None:
+                settle(self.group)
 
         found = profiled(step, self.training.device)
         peak = found.pop("allocated_peak_bytes", None)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
+
+ROUNDS = 16
+"""Operations that pass through the threads of a group before the profiler ends."""
 
 Interval = tuple[int, int]
 """Begin and end, in ns."""
@@ -36,6 +41,24 @@ def profiled(step: Callable[[], None], device: torch.device) -> dict[str, float 
     if on_cpu:
         found["allocated_peak_bytes"] = highest_sum(e.nbytes() for e in events if e.name() == "[memory]")
     return found
+
+
+def settle(group: dist.ProcessGroup) -> None:
+    """Let the threads of a gloo group come to an end with what they still note down of earlier operations.
+
+    An operation is over for who waits for it a moment before its thread has told the profiler so, and a profiler that
+    ends in between takes the process with it. These operations come after it on the same threads; they are not
+    profiled themselves, since the profiler follows the thread that started it.
+    """
+    tokens = [torch.zeros(1) for _ in range(ROUNDS)]
+
+    def pass_by() -> None:
+        for token in tokens:
+            dist.all_reduce(token, group=group)
+
+    passing = threading.Thread(target=pass_by)
+    passing.start()
+    passing.join()
 
 
 def communicates(event: Any, *, on_cpu: bool) -> bool:

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -71,8 +71,6 @@ class Runner:
     """What MFU is a share of."""
     memory_floor: int | None = None
     """Bytes of the machine's memory that ranks must leave; None: a share of it."""
-    profile: bool = True
-    """Whether a warm-up step of each trial runs under torch.profiler."""
     on_step: Callable[[int], None] | None = None
     references: dict[str, Curve] = field(default_factory=dict)
     """Workload id -> fp32 curve of one process."""
@@ -89,6 +87,7 @@ class Runner:
         role: Role = Role.RUN,
         rival_step_time_s: float | None = None,
         repeatable: bool = False,
+        profile: Mapping[str, Any] | None = None,
     ) -> Result:
         """Run a plan as fresh processes, classify what happened, record it.
 
@@ -100,6 +99,7 @@ class Runner:
             role: why it is launched.
             rival_step_time_s: see `Measurement`.
             repeatable: whether a disturbed launch will be repeated; then it is recorded without its number.
+            profile: what `profile` saw of this plan, recorded beside what is measured.
 
         Raises:
             KeyboardInterrupt: the trial was interrupted, and recorded so.
@@ -108,11 +108,11 @@ class Runner:
         """
         started_at, trial_id = datetime.now(UTC), new_trial_id()
         settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
-        with self._job(plan, workload, facts, settings, profile=self.profile) as job:
+        with self._job(plan, workload, facts, settings) as job:
             with machine.watching(facts.device_type != "cpu") as seen:
                 trace = self._follow(job)
             row: dict[str, Any] = {"role": role, "memory_limit_bytes": self.rank_memory}
-            row |= self._row(trace, plan, workload, facts) | seen.columns()
+            row |= self._row(trace, plan, workload, facts) | seen.columns() | dict(profile or {})
             row["disturbed"] = machine.disturbance(row, facts.device_type)
             row["evidence"] = None if row["outcome"] in USABLE else evidence.of(trace)
             steps = summary.step_rows(trial_id, trace)
@@ -197,6 +197,24 @@ class Runner:
         ]
         self.store.write_reference(workload.workload_id, rows)
         return summary.training_seconds(trace)
+
+    def profile(self, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any]:
+        """Time of communication and the allocator's own peak of a plan, from a launch for nothing else.
+
+        A launch of its own, because a profiler may end the process it watches, and that must not count against a plan.
+
+        Returns:
+            Columns of a row; {} if the launch did not succeed.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+        """
+        with self._job(plan, workload, facts, Measurement(min_steps=1, max_steps=1), profile=True) as job:
+            trace = self._follow(job)
+        ending = outcome.ending_of(trace)
+        if ending.outcome is Outcome.INTERRUPTED:
+            raise KeyboardInterrupt
+        return summary.profiled(trace) if ending.outcome is Outcome.OK else {}
 
     def measure_peaks(self, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
         """What the machine multiplies and copies at most: from the store, or measured by one process now.

@@ -119,7 +119,6 @@ def _memory(trace: Trace) -> dict[str, Any]:
     for kind, names in (
         ("done", ("peak_memory_bytes", "peak_reserved_bytes")),
         ("state", ("memory_grads_held_bytes", "memory_tensor_peak_bytes")),
-        ("profile", ("memory_tensor_peak_bytes",)),
     ):
         for name in names:
             values = [int(event[name]) for event in _last(trace, kind) if name in event]
@@ -132,18 +131,25 @@ def _memory(trace: Trace) -> dict[str, Any]:
 
 
 def _communication(trace: Trace) -> dict[str, Any]:
-    """Of the rank that sends most, and of the one that waits longest."""
+    """Of the rank that sends most."""
     found: dict[str, Any] = {}
     states = [event for event in _last(trace, "state") if "comm_bytes_per_step" in event]
     if states:
         busiest = max(states, key=lambda event: event["comm_bytes_per_step"])
         names = ("comm_bytes_per_step", "comm_calls_per_step", "comm_by_collective")
         found |= {name: busiest[name] for name in names if name in busiest}
-    profiles = _last(trace, "profile")
-    if profiles:
-        longest = max(profiles, key=lambda event: event["comm_exposed_s"])
-        found |= {name: longest[name] for name in ("comm_s", "comm_exposed_s")}
     return found
+
+
+def profiled(trace: Trace) -> dict[str, Any]:
+    """What the profiler saw: communication of the rank that waits longest, the largest peak of tensors."""
+    profiles = _last(trace, "profile")
+    if not profiles:
+        return {}
+    longest = max(profiles, key=lambda event: event["comm_exposed_s"])
+    peaks = [event["memory_tensor_peak_bytes"] for event in profiles if "memory_tensor_peak_bytes" in event]
+    found = {name: longest[name] for name in ("comm_s", "comm_exposed_s")}
+    return found | ({"memory_tensor_peak_bytes": max(peaks)} if peaks else {})
 
 
 def interference(trace: Trace) -> dict[str, Any]:

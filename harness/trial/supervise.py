@@ -166,7 +166,8 @@ class _Watch:
                 late[rank] = limit
         if not late:
             return False
-        rank = min(late, key=lambda each: self.last_sign[each])  # the others may be waiting for it
+        # The others may be waiting for it. By the ranks' own stamps: two signs may be seen in one look.
+        rank = min(late, key=lambda each: _last_stamp(self.trace.readers[each]))
         place = where(self.trace.readers[rank])
         self._stop("hang", f"rank {rank} gave no sign of life for {late[rank]:g} s {place}", rank)
         return True
@@ -215,6 +216,10 @@ class _Watch:
 def finished(ended: RankExit, reader: EventReader) -> bool:
     """Whether a rank that ended had done all it should."""
     return ended.status == 0 and reader.last("end") is not None
+
+
+def _last_stamp(reader: EventReader) -> float:
+    return max((float(event["t"]) for event in reader.events), default=0.0)
 
 
 def where(reader: EventReader) -> str:

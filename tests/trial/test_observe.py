@@ -5,7 +5,7 @@ import torch
 
 from harness.trial.observe import ACTIVATIONS, BUFFERS, GRADS, PARAMS, Observer
 from strategies import Setting
-from tests.tiny import Laboratory, gpt
+from tests.tiny import Laboratory, facts, gpt, plan
 
 MB = 250_000
 """Elements of fp32 in a megabyte."""
@@ -79,7 +79,9 @@ def test_storage_that_is_freed_in_place_no_longer_counts() -> None:
 
 @pytest.mark.parametrize("name", PLANS)
 def test_the_categories_add_up_to_what_the_allocator_counts(name: str, laboratory: Laboratory) -> None:
-    row = laboratory.follows(PLANS[name], gpt(width=128), profile=True)
+    workload, tried = gpt(width=128), plan(PLANS[name])
+    row = laboratory.follows(PLANS[name], workload)
+    row |= laboratory.runner.profile(tried, workload, facts(workload, tried.world_size))
     kinds = ("params", "grads", "optimizer", "buffers", "activations")
     together = sum(row[f"memory_{kind}_bytes"] for kind in kinds)
     assert together == pytest.approx(row["memory_tensor_peak_bytes"], rel=0.02)

@@ -4,7 +4,7 @@ import pytest
 
 from harness.records import STEPS, TRIALS, row
 from harness.trial.events import Event
-from harness.trial.summary import curve, measured, plan_columns, step_rows, training_seconds, window_tokens
+from harness.trial.summary import curve, measured, plan_columns, profiled, step_rows, training_seconds, window_tokens
 from strategies import Setting
 from tests.tiny import gpt, plan
 from tests.trial.fakes import event, phase, step, trace, whole
@@ -77,9 +77,9 @@ def test_communication_is_that_of_the_busiest_rank_and_its_time_that_of_the_one_
         [state(1, 1, 7, comm_by_collective="a"), profiles[0]],
         [state(1, 1, 9, comm_by_collective="b"), profiles[1]],
     ]
-    columns = measured(trace(*ranks))
-    assert (columns["comm_bytes_per_step"], columns["comm_by_collective"]) == (9, "b")
-    assert (columns["comm_s"], columns["comm_exposed_s"]) == (2.0, 1.5)
+    seen = trace(*ranks)
+    assert (measured(seen)["comm_bytes_per_step"], measured(seen)["comm_by_collective"]) == (9, "b")
+    assert profiled(seen) == {"comm_s": 2.0, "comm_exposed_s": 1.5}
 
 
 def test_what_others_took_of_the_processors_is_what_the_ranks_did_not_use() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from harness.launchers.base import RankExit
 from harness.records import Outcome
 from harness.trial.events import EventReader
-from harness.trial.supervise import Trace, finished, where
+from harness.trial.supervise import Trace, finished, last_stamp, where
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def ending_of(trace: Trace) -> Ending:
     ranks that raised, the first one counts.
     """
     if trace.stopped is not None:
-        silent = min(_running(trace), key=lambda r: _last_time(trace.readers[r]), default=0)
+        silent = min(_running(trace), key=lambda r: last_stamp(trace.readers[r]), default=0)
         rank = silent if trace.stopped_rank is None else trace.stopped_rank
         stopped = _ending(trace, Outcome(trace.stopped), trace.stopped_reason, rank)
         return replace(stopped, rank=None) if stopped.outcome is Outcome.INTERRUPTED else stopped  # no rank failed
@@ -109,7 +109,3 @@ def _ending(trace: Trace, outcome: Outcome, reason: str | None, rank: int) -> En
     reader = trace.readers[rank]
     phase, step = reader.last("phase"), reader.last("step")
     return Ending(outcome, reason, phase["name"] if phase else "launch", rank, step["step"] if step else None)
-
-
-def _last_time(reader: EventReader) -> float:
-    return max((float(event["t"]) for event in reader.events), default=0.0)

@@ -167,7 +167,7 @@ class _Watch:
         if not late:
             return False
         # The others may be waiting for it. By the ranks' own stamps: two signs may be seen in one look.
-        rank = min(late, key=lambda each: _last_stamp(self.trace.readers[each]))
+        rank = min(late, key=lambda each: last_stamp(self.trace.readers[each]))
         place = where(self.trace.readers[rank])
         self._stop("hang", f"rank {rank} gave no sign of life for {late[rank]:g} s {place}", rank)
         return True
@@ -218,7 +218,8 @@ def finished(ended: RankExit, reader: EventReader) -> bool:
     return ended.status == 0 and reader.last("end") is not None
 
 
-def _last_stamp(reader: EventReader) -> float:
+def last_stamp(reader: EventReader) -> float:
+    """When a rank was last heard of, by its own clock, in s; 0 if never."""
     return max((float(event["t"]) for event in reader.events), default=0.0)
 
 

@@ -1,4 +1,4 @@
-"""What the ranks send each other in a step, and how much of that time computing hides."""
+"""What the ranks of the finalists send each other in a step, and how much of that time computing hides."""
 
 from __future__ import annotations
 

@@ -45,9 +45,9 @@ def folder(tmp_path: Path) -> Path:
 
 def met(folder: Path, ranks: int = 2) -> dict[int, int]:
     """Rank's process -> its child, once every rank has told both."""
-    lines: list[str] = []
-    while len(lines) < ranks:
-        lines += (folder / targets.MEETING).read_text().splitlines()
+    # Open for writing too: a pipe that is closed between two ranks would lose what the second one is about to say.
+    with open(os.open(folder / targets.MEETING, os.O_RDWR), encoding="utf-8") as pipe:
+        lines = [pipe.readline() for _ in range(ranks)]
     return {int(rank): int(child) for rank, child in map(str.split, lines)}
 
 

@@ -1,11 +1,14 @@
 """How often a difference between two plans is called: where there is none, and where one is 5 % slower.
 
 One plan is launched many times in a row, each launch a fresh start as in the finals of a sweep. Launches that follow
-each other are dealt out in turns to two sides (A B A B ...), which are then judged as a sweep judges two finalists
-(harness.standings). No launch is used in two pairs of a row. For the second question the step times of one side are
-taken 5 % longer than they were recorded.
+each other are dealt out to two sides as a sweep deals them (A B, B A, A B, ...), and the rounds go on as a sweep's do:
+at least three, until a difference of 5 % would be seen, at most twelve (harness.launches, harness.standings). For the
+second question the step times of one side are taken 5 % longer than they were recorded.
 
-Goals: at most 5 % of pairs called different where there is no difference; at least 95 % where there is one of 5 %.
+"pairs" begin where the last one ended, so they share no launch. "of 200" begin at 200 places spread evenly over the
+launches: they overlap, and so say the same rate with less luck, not with more independence.
+
+Goals: at most 5 % called different where there is no difference; at least 95 % called where there is one of 5 %.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 import common
 
 SLOWDOWN = 1.05
+OVERLAPPING = 200
 
 
 def launches(count: int, workload: str) -> list[dict[str, Any]]:
@@ -38,31 +42,57 @@ def launches(count: int, workload: str) -> list[dict[str, Any]]:
     return rows
 
 
-def called(rows: list[dict[str, Any]], slowdown: float) -> bool:
-    """Whether two sides, dealt from rows in turns, are told apart, and the slower one is the one that should be."""
+def compared(rows: list[dict[str, Any]], slowdown: float) -> tuple[bool, int] | None:
+    """Whether two sides dealt from rows are told apart (the slower one as slower), and the rounds it took.
+
+    None if there are not rows enough.
+    """
+    from harness.config import SweepConfig, parse_share
+    from harness.launches import MOST_ROUNDS
     from harness.standings import standings
 
-    sides = [[*rows[0::2]], [_slower(row, slowdown) for row in rows[1::2]]]
-    known = standings([{**row, "plan_id": name} for name, side in zip("AB", sides, strict=True) for row in side])
-    a, b = known.plans
-    return not known.tied(a, b) and (slowdown == 1.0 or a.log_rate > b.log_rate)
+    config, dealt = SweepConfig(), []
+    for number in range(1, min(MOST_ROUNDS, len(rows) // 2) + 1):
+        pair = rows[2 * number - 2 : 2 * number]
+        first, second = pair if number % 2 else pair[::-1]
+        slower = {**second, "tokens_per_s": second["tokens_per_s"] / slowdown}
+        dealt += [{**first, "plan_id": "A", "round": number}, {**slower, "plan_id": "B", "round": number}]
+        known = standings(dealt)
+        smallest = known.smallest_difference
+        enough = smallest is not None and smallest <= parse_share(config.resolution, "resolution")
+        if number == MOST_ROUNDS or (number >= config.relaunches and enough):
+            a, b = known.plans
+            return not known.tied(a, b) and (slowdown == 1.0 or a.log_rate > b.log_rate), number
+    return None
 
 
-def _slower(row: dict[str, Any], slowdown: float) -> dict[str, Any]:
-    return {**row, "tokens_per_s": row["tokens_per_s"] / slowdown}
+def tally(rows: list[dict[str, Any]], slowdown: float) -> tuple[str, str, float]:
+    """(share of pairs called, share of 200 overlapping ones called, mean rounds)."""
+    apart, at = [], 0
+    while (found := compared(rows[at:], slowdown)) is not None:
+        apart.append(found)
+        at += 2 * found[1]
+    starts = [number * len(rows) // OVERLAPPING for number in range(OVERLAPPING)]
+    spread = [found for start in starts if (found := compared(rows[start:], slowdown)) is not None]
+    rounds = sum(number for _, number in apart) / len(apart)
+    return _share(apart), _share(spread), rounds
+
+
+def _share(found: list[tuple[bool, int]]) -> str:
+    called = sum(apart for apart, _ in found)
+    return f"{called} of {len(found)} ({called / len(found):.1%})"
 
 
 def main() -> None:
     """Launch, pair, print the table."""
-    given = common.arguments(__doc__, launches=240, workload="gpt-nano")
+    given = common.arguments(__doc__, launches=720, workload="gpt-nano")
     rows = launches(given.launches, given.workload)
     disturbed = sum(row["disturbed"] is not None for row in rows)
     table = []
-    for each in (3, 5, 8, 12):
-        blocks = [rows[at : at + 2 * each] for at in range(0, len(rows) - 2 * each + 1, 2 * each)]
-        alike, slower = (sum(called(block, factor) for block in blocks) for factor in (1.0, SLOWDOWN))
-        table.append([str(each), str(len(blocks)), f"{alike / len(blocks):.0%}", f"{slower / len(blocks):.0%}"])
-    header = ("launches a side", "pairs", "called different, the same plan", "called slower, 5 % planted")
+    for name, factor in (("the same plan", 1.0), ("5 % slower", SLOWDOWN)):
+        pairs, overlapping, rounds = tally(rows, factor)
+        table.append([name, pairs, overlapping, f"{rounds:.1f}"])
+    header = ("the other side", "pairs called different", "of 200 that overlap", "rounds")
     common.print_table(header, table, f"{len(rows)} launches of one plan, {disturbed} of them flagged as disturbed.")
 
 

@@ -74,7 +74,8 @@ def sweep(
         bool | None, typer.Option("--racing/--no-racing", help="End a trial that is surely slower than the best.")
     ] = None,
     finalists: Annotated[int | None, typer.Option(help="Best plans that are launched again at the end.")] = None,
-    relaunches: Annotated[int | None, typer.Option(help="How often each of them is; 0 for never.")] = None,
+    relaunches: Annotated[int | None, typer.Option(help="How often each of them is at least; 0 for never.")] = None,
+    resolution: Annotated[str | None, typer.Option(help="Difference between them that must show: 5%.")] = None,
     start_deadline: StartDeadline = None,
     step_deadline: StepDeadline = None,
     seed: Seed = None,

@@ -101,7 +101,9 @@ class SweepConfig:
     finalists: int = 3
     """Plans that are launched again before a winner is named."""
     relaunches: int = 3
-    """How often each of them is, interleaved, as fresh processes; 0: never."""
+    """How often each of them is at least, interleaved, as fresh processes; 0: never."""
+    resolution: str = "5%"
+    """They are launched again until a difference of this share between two of them would be seen."""
     headroom: str | None = None
     """Share of a rank's memory that the winner must leave free; None: none is required."""
     start_deadline: str = "2m"
@@ -137,7 +139,7 @@ class SweepConfig:
                 parse_duration(getattr(self, option))
         if self.memory_limit is not None:
             parse_size(self.memory_limit)
-        for option in ("precision_target", "headroom"):
+        for option in ("precision_target", "headroom", "resolution"):
             if getattr(self, option) is not None:
                 parse_share(getattr(self, option), option)
 

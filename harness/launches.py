@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness import repeat, standings
-from harness.config import OBJECTIVES
+from harness.config import OBJECTIVES, parse_share
 from harness.experiment import Experiment
 from harness.launchers.base import Launcher
 from harness.limits import rank_memory_bytes
@@ -22,6 +22,8 @@ from harness.trial.runner import Result, Runner
 
 MOST_FUTILE = 3
 """Repetitions in a row that may be disturbed as well; then the machine is a busy one, and launches are only flagged."""
+MOST_ROUNDS = 12
+"""Rounds of final launches, however far apart the launches of one plan lie."""
 RACED = ("throughput", "time-to-loss")
 """Objectives under which a slower plan cannot win."""
 
@@ -62,6 +64,7 @@ class FinalLaunch:
     round: int
     """From 1."""
     rounds: int
+    """Those that were asked for; later ones are added to tell the plans apart."""
 
 
 @dataclass(kw_only=True)
@@ -149,7 +152,13 @@ class Launches:
         return Evaluation(trial_id=row["trial_id"], outcome=outcome, values=present if usable else None, reason=reason)
 
     def _run(
-        self, plan: Plan, size: int, number: int | None, role: Role, rival_step_time_s: float | None = None
+        self,
+        plan: Plan,
+        size: int,
+        number: int | None,
+        role: Role,
+        rival_step_time_s: float | None = None,
+        round: int | None = None,
     ) -> Result:
         workload = self.experiment.workloads[size]
         facts = self.experiment.facts(workload)
@@ -162,6 +171,7 @@ class Launches:
             rival_step_time_s=rival_step_time_s,
             repeatable=role is Role.SEARCH and self._may_repeat,
             profile=self._profile(plan, size) if role is Role.FINAL else None,
+            round=round,
         )
         self.training_s += result.training_s
         self.launched = True
@@ -205,40 +215,67 @@ class Launches:
     # -- the finals
 
     def run_finals(self, rows: Sequence[Row], on_launch: Callable[[FinalLaunch], None]) -> int:
-        """Launch the best plans again, interleaved, as long as there is time; returns how many launches were left."""
-        waiting = list(self.final_launches(rows))
-        for done, launch in enumerate(waiting):
-            if not self.may_go_on():
-                return len(waiting) - done
-            on_launch(launch)
-            result = self._run(launch.plan, launch.global_batch_size, None, Role.FINAL)
-            if self._worth_repeating(result):
-                self._note_repetition(self._run(launch.plan, launch.global_batch_size, None, Role.FINAL))
-        return 0
-
-    def final_launches(self, rows: Sequence[Row]) -> Iterator[FinalLaunch]:
-        """The launches that are missing before a winner can be named, in order: A B C, A B C, A B C.
+        """Launch the best plans again, in rounds, until what sets them apart would show, as long as there is time.
 
         Args:
             rows: every trial of the sweep.
+            on_launch: told of each launch.
+
+        Returns:
+            How many of the launches that were asked for were left.
         """
-        config = self.experiment.config
-        finalists = [plan for size in self.experiment.workloads for plan in self._finalists(rows, size)]
-        done = {row["trial_id"]: _finals_of(row, rows) for row in finalists}
-        for number in range(1, config.relaunches + 1):
-            for row in finalists:
-                if done[row["trial_id"]] < number:
-                    plan = Plan.from_json(row["knobs"])
-                    yield FinalLaunch(plan, row["global_batch_size"], number, config.relaunches)
+        rows, config = list(rows), self.experiment.config
+        finalists = self._finalists(rows)
+        for number in range(1, MOST_ROUNDS + 1):
+            if number > config.relaunches and (not config.relaunches or self._resolved(rows)):
+                break
+            missing = [row for row in _in_turn(finalists, number) if not _launched(row, rows, number)]
+            for done, row in enumerate(missing):
+                if not self.may_go_on():
+                    rounds_left = max(0, config.relaunches - number)
+                    return (len(missing) - done if number <= config.relaunches else 0) + rounds_left * len(finalists)
+                launch = FinalLaunch(Plan.from_json(row["knobs"]), row["global_batch_size"], number, config.relaunches)
+                on_launch(launch)
+                rows += self._run_final(launch)
+        return 0
 
-    def _finalists(self, rows: Sequence[Row], size: int) -> list[Row]:
-        config, workload_id = self.experiment.config, self.experiment.workloads[size].workload_id
-        searched = [row for row in rows if row["workload_id"] == workload_id and row["role"] != Role.FINAL]
-        plans = standings.standings(searched).plans
-        ranked = standings.order(plans, config.objective, self.experiment.memory_ceiling_bytes)
-        return [plan.row for plan in ranked[: config.finalists]]
+    def _run_final(self, launch: FinalLaunch) -> list[Row]:
+        plan, size = launch.plan, launch.global_batch_size
+        result = self._run(plan, size, None, Role.FINAL, round=launch.round)
+        if not self._worth_repeating(result):
+            return [result.row]
+        again = self._run(plan, size, None, Role.FINAL, round=launch.round)
+        self._note_repetition(again)
+        return [result.row, again.row]
+
+    def _resolved(self, rows: Sequence[Row]) -> bool:
+        """Whether a difference in speed as small as was asked for would have been seen between the finalists."""
+        if self.experiment.config.objective == "memory":
+            return True
+        wanted = parse_share(self.experiment.config.resolution, "resolution")
+        known = [standings.standings(self._of(rows, size)).smallest_difference for size in self.experiment.workloads]
+        return all(smallest is None or smallest <= wanted for smallest in known)
+
+    def _of(self, rows: Sequence[Row], size: int) -> list[Row]:
+        workload_id = self.experiment.workloads[size].workload_id
+        return [row for row in rows if row["workload_id"] == workload_id]
+
+    def _finalists(self, rows: Sequence[Row]) -> list[Row]:
+        """The best plans of each workload by what the search saw of them."""
+        config, finalists = self.experiment.config, []
+        for size in self.experiment.workloads:
+            searched = [row for row in self._of(rows, size) if row["role"] != Role.FINAL]
+            plans = standings.standings(searched).plans
+            ranked = standings.order(plans, config.objective, self.experiment.memory_ceiling_bytes)
+            finalists += [plan.row for plan in ranked[: config.finalists]]
+        return finalists
 
 
-def _finals_of(row: Row, rows: Sequence[Mapping[str, Any]]) -> int:
-    same = (row["plan_id"], row["workload_id"])
-    return sum(r["role"] == Role.FINAL and (r["plan_id"], r["workload_id"]) == same for r in rows)
+def _in_turn(finalists: Sequence[Row], number: int) -> Sequence[Row]:
+    """A B C in odd rounds, C B A in even ones: a machine that slows down steadily then favours nobody."""
+    return finalists if number % 2 else finalists[::-1]
+
+
+def _launched(row: Row, rows: Sequence[Row], number: int) -> bool:
+    same = (row["plan_id"], row["workload_id"], number)
+    return any(r["role"] == Role.FINAL and (r["plan_id"], r["workload_id"], r.get("round")) == same for r in rows)

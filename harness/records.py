@@ -5,6 +5,7 @@ Version history of the schema
     2   why a trial was launched and why its window ended; what disturbed it; memory at the peak by category, which adds
         up to memory_tensor_peak_bytes (memory_grads_bytes was what is held after backward, which is
         memory_grads_held_bytes now); communication by collective and how much of it is exposed; hardware peak, headroom
+    3   the round of a final launch
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Outcome(StrEnum):
@@ -73,6 +74,7 @@ TRIALS = (
     _column("trial_id!", "string", "", "one execution of a plan"),
     _column("study_trial", "int64", "", "number of the trial in the sweep's Optuna study, null outside a study"),
     _column("role", "string", "", "why it was launched: " + ", ".join(Role)),
+    _column("round", "int64", "", "of a final launch: plans launched in one round are compared; null for others"),
     _column("workload_id!", "string", "", "hash of everything that is trained, data included"),
     _column("workload!", "string", "", "name of the workload"),
     _column("plan_id!", "string", "", "hash of every setting of the plan"),

@@ -3,6 +3,9 @@
 The unit of comparison is a launch: the steps of one process share its luck. Plans that were launched again to decide
 between them (role "final") count with these launches alone, because the launch that brought them to the top was
 partly chosen for its luck. Their pooled spread is known then, and widens the intervals of plans launched once.
+
+Final launches come in rounds, one of each plan. Between two of these plans only differences within rounds count: a
+machine's speed drifts by more than launches that follow each other differ.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.records import Outcome, Role
-from harness.statistics import Spread, pooled_spread, t_quantile
+from harness.statistics import Spread, blocked_spread, pooled_spread, t_quantile
 
 Row = Mapping[str, Any]
 """One trial: column name -> value, None where the store has none."""
@@ -53,11 +56,15 @@ class Standings:
     """In no order."""
     spread: Spread | None
     """Between launches of one plan; None if no plan was launched again."""
+    within_rounds: Spread | None = None
+    """The same within rounds of final launches; None if there are no two whole rounds of two plans."""
 
     def tied(self, one: Standing, other: Standing) -> bool:
         """Whether the rates of two plans cannot be told apart at the 5 % level."""
         if self.spread is None:  # then intervals over steps are all there is
             return _overlap(one.row, other.row)
+        if self.within_rounds is not None and one.decided and other.decided:
+            return abs(one.log_rate - other.log_rate) <= self.within_rounds.call(len(one.launches))
         quantile = t_quantile(0.975, self.spread.freedom)
         return abs(one.log_rate - other.log_rate) <= quantile * math.sqrt(one.variance + other.variance)
 
@@ -65,7 +72,20 @@ class Standings:
     def smallest_difference(self) -> float | None:
         """The relative difference between finalists that would have been seen; None if none was launched again."""
         finalists = [len(plan.launches) for plan in self.plans if plan.decided]
-        return self.spread.smallest_difference(min(finalists)) if self.spread and finalists else None
+        spread = self.within_rounds or self.spread
+        return spread.smallest_difference(min(finalists)) if spread and finalists else None
+
+    def difference(self, one: Standing, other: Standing) -> tuple[float, float, float] | None:
+        """How much faster one plan is than another, as a share: (mean, lower and upper end of its 95 % interval).
+
+        None unless both were launched again in the same rounds.
+        """
+        if self.within_rounds is None or not (one.decided and other.decided):
+            return None
+        middle = one.log_rate - other.log_rate
+        error = self.within_rounds.deviation * math.sqrt(2 / len(one.launches))
+        half = t_quantile(0.975, self.within_rounds.freedom) * error
+        return math.expm1(middle), math.expm1(middle - half), math.expm1(middle + half)
 
 
 def standings(rows: Iterable[Row]) -> Standings:
@@ -78,10 +98,16 @@ def standings(rows: Iterable[Row]) -> Standings:
     for row in rows:
         by_plan.setdefault(row["plan_id"], []).append(row)
     counted = {plan: launches for plan, all_ in by_plan.items() if (launches := _counted(all_))}
-    finals = [[_log_rate(launch) for launch in ls if launch["role"] == Role.FINAL] for ls in counted.values()]
-    spread = pooled_spread(finals)
+    finals = {plan: launches for plan, launches in counted.items() if launches[0]["role"] == Role.FINAL}
+    rounds = _rounds(list(finals.values()))
+    within = blocked_spread([[_log_rate(launch) for launch in line] for line in rounds])
+    if within is not None:
+        counted |= dict(zip(finals, zip(*rounds, strict=True), strict=True))
+    spread = pooled_spread([[_log_rate(launch) for launch in counted[plan]] for plan in finals])
     return Standings(
-        plans=tuple(_standing(launches, by_plan[plan], spread) for plan, launches in counted.items()), spread=spread
+        plans=tuple(_standing(launches, by_plan[plan], spread) for plan, launches in counted.items()),
+        spread=spread,
+        within_rounds=within,
     )
 
 
@@ -124,6 +150,15 @@ def _counted(launches: Sequence[Row]) -> tuple[Row, ...]:
     # A launch that ran its course knows more than one that was stopped early.
     whole = [row for row in calm if row["outcome"] == Outcome.OK] or calm
     return tuple(whole[-1:])
+
+
+def _rounds(finals: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """The rounds of which every finalist has a launch, [round, plan]; the last launch of a round counts."""
+    by_round = [
+        {launch["round"]: launch for launch in launches if launch.get("round") is not None} for launches in finals
+    ]
+    whole = set.intersection(*map(set, by_round)) if by_round else set()
+    return [[launches[number] for launches in by_round] for number in sorted(whole)]
 
 
 def _standing(launches: tuple[Row, ...], every: Sequence[Row], spread: Spread | None) -> Standing:

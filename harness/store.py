@@ -9,8 +9,9 @@
 
 A trial's steps are written before its row, so a row in `trials` is complete. Files are written under a hidden name,
 synchronised and renamed: a reader sees a file whole or not at all. Now and then the small files of a sweep are merged,
-and when it has ended into one; if that is interrupted the leftovers are removed by the next merge, and reading drops
-rows that stand twice.
+and when it has ended into one. A merge makes a folder beside the tables and swaps it with the sweep's in one step: at
+no moment are rows missing or there twice. Where the system cannot swap folders, the small files are removed after the
+merged one appeared; then this module drops the rows that stand twice, other readers may see them for a moment.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ import pyarrow.parquet as pq
 
 from harness import records
 from harness.errors import StoreError
+from harness.exchange import exchange
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,9 +78,10 @@ class Store:
         trial_row = records.row(records.TRIALS, trial)
         step_rows = [records.row(records.STEPS, step) for step in steps]
         name = f"{trial_row['trial_id']}.parquet"
-        if step_rows:
-            self._write(self._partition("steps", hardware_id, sweep) / name, records.STEPS, step_rows)
-        self._write(self._partition("trials", hardware_id, sweep) / name, records.TRIALS, [trial_row])
+        with self._unmerged(hardware_id, sweep):
+            if step_rows:
+                self._write(self._partition("steps", hardware_id, sweep) / name, records.STEPS, step_rows)
+            self._write(self._partition("trials", hardware_id, sweep) / name, records.TRIALS, [trial_row])
         if len(_single_files(self._partition("trials", hardware_id, sweep))) > MERGE_AT:
             self._merge(hardware_id, sweep, _single_files)
 
@@ -99,38 +103,76 @@ class Store:
         """
         self._merge(hardware_id, sweep, _files)
 
+    def files(self, hardware_id: str, sweep: str) -> int:
+        """Number of parquet files of a sweep, both tables together."""
+        return sum(len(_files(self._partition(table, hardware_id, sweep))) for table in ("trials", "steps"))
+
     def _merge(self, hardware_id: str, sweep: str, choose: Callable[[Path], list[Path]]) -> None:
-        folder = self._partition("trials", hardware_id, sweep)
-        if not folder.exists():
+        if not self._partition("trials", hardware_id, sweep).exists():
             return
-        try:
-            with filelock.FileLock(folder / ".merging", timeout=0):
+        beside = self.root / ".merging" / f"{hardware_id},{sweep}"
+        with self._unmerged(hardware_id, sweep):
+            try:
                 for table, columns in (("steps", records.STEPS), ("trials", records.TRIALS)):
-                    self._merge_files(self._partition(table, hardware_id, sweep), columns, choose)
-        except filelock.Timeout:  # another process is at it
-            return
-        except OSError as error:
-            raise _unwritable(folder, error) from error
+                    shutil.rmtree(beside, ignore_errors=True)  # what a kill left
+                    self._merge_files(self._partition(table, hardware_id, sweep), beside, columns, choose)
+            except OSError as error:
+                raise _unwritable(self.root, error) from error
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
 
     def _merge_files(
-        self, folder: Path, columns: Sequence[records.Column], choose: Callable[[Path], list[Path]]
+        self, folder: Path, beside: Path, columns: Sequence[records.Column], choose: Callable[[Path], list[Path]]
     ) -> None:
         read = {path: rows for path in choose(folder) if (rows := self._read_file(path, columns)) is not None}
         if len(read) < 2:
             return
         whole = _drop_repeated(pa.concat_tables(read.values()), columns)
-        _replace(folder / f"{_MERGED}{secrets.token_hex(4)}.parquet", lambda path: pq.write_table(whole, path))
+        merged = f"{_MERGED}{secrets.token_hex(4)}.parquet"
+        _replace(beside / merged, lambda path: pq.write_table(whole, path))
+        for path in folder.iterdir():
+            if path not in read and path.is_file() and not path.name.startswith("."):
+                os.link(path, beside / path.name)
+        written = folder.stat()
+        os.utime(beside, ns=(written.st_atime_ns, written.st_mtime_ns))  # when a trial was last recorded
+        if exchange(folder, beside):
+            _synchronise(folder.parent)
+            return
+        (beside / merged).replace(folder / merged)
         for path in read:
             path.unlink()
 
+    @contextlib.contextmanager
+    def _unmerged(self, hardware_id: str, sweep: str) -> Iterator[None]:
+        """Nobody else appends to, or merges, the files of a sweep meanwhile."""
+        path = self.root / "trials" / f"hardware_id={hardware_id}" / f".{sweep}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(path)
+            lock.acquire()
+        except OSError as error:
+            raise _unwritable(path.parent, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     # -- reading
 
-    def trials(self, sweep: str | None = None, hardware_id: str | None = None) -> pd.DataFrame:
+    def trials(
+        self, sweep: str | None = None, hardware_id: str | None = None, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
         """Trials as a table with the columns of `records.PARTITIONS + records.TRIALS`, oldest first.
 
         Unreadable files are left out and named in `problems`.
+
+        Args:
+            sweep: None for every sweep.
+            hardware_id: None for every hardware.
+            columns: those of `records.TRIALS` that are wanted, `trial_id` and `started_at` among them; None for all.
         """
-        frame = self._table("trials", records.TRIALS, sweep, hardware_id)
+        wanted = [column for column in records.TRIALS if columns is None or column.name in columns]
+        frame = self._table("trials", wanted, sweep, hardware_id)
         return frame.drop_duplicates("trial_id").sort_values("started_at", kind="stable", ignore_index=True)
 
     def rows(self, sweep: str | None = None, hardware_id: str | None = None) -> list[dict[str, Any]]:
@@ -229,7 +271,8 @@ class Store:
         """The rows of a file, None if it cannot be read. Raises FileNotFoundError."""
         schema = arrow_schema(columns)
         try:
-            rows = pq.ParquetFile(path).read()
+            file = pq.ParquetFile(path)
+            rows = file.read(columns=[name for name in schema.names if name in file.schema_arrow.names])
             if rows.schema.equals(schema):
                 return rows
             present = [

@@ -36,7 +36,9 @@ LOSS_STEPS = 64
 """Length of that curve when the objective is a time to a loss."""
 LAUNCH_S = 1.0
 """What a launch takes beside its window, in s, as far as a budget is planned."""
-MOST_FOR_FINALS = 0.3
+ROUNDS = 6
+"""Rounds of final launches that a busy machine takes to show a difference of 5 % (benchmarks/README.md)."""
+MOST_FOR_FINALS = 0.35
 """Share of the time left that is kept for the final launches."""
 LOSS_WINDOW = 4
 """A loss counts as reached when the mean of this many steps is below it."""
@@ -150,7 +152,9 @@ class Sweep:
         def say(launch: FinalLaunch) -> None:
             if launch.round > rounds[-1]:
                 rounds.append(launch.round)
-                self.display.message(f"fresh launches of the best plans, round {launch.round} of {launch.rounds}")
+                extra = launch.round > launch.rounds
+                of = f", until {self.experiment.config.resolution} would show" if extra else f" of {launch.rounds}"
+                self.display.message(f"fresh launches of the best plans, round {launch.round}{of}")
 
         try:
             left = self.launches.run_finals(self.store.rows(self.name, self.hardware_id), say)
@@ -238,7 +242,8 @@ class Sweep:
         left, config = self._seconds_left(), self.experiment.config
         if left is None:
             return None
-        launches = config.finalists * config.relaunches * len(self.experiment.workloads)
+        rounds = max(config.relaunches, ROUNDS) if config.relaunches else 0
+        launches = config.finalists * rounds * len(self.experiment.workloads)
         return left - min(launches * (config.measurement.seconds + LAUNCH_S), left * MOST_FOR_FINALS)
 
     # -- after

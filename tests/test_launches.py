@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from harness.config import SweepConfig
-from harness.launches import MOST_FUTILE, Launches
+from harness.launches import MOST_FUTILE, MOST_ROUNDS, FinalLaunch, Launches
 from harness.plan import Plan
 from harness.records import Role
 from harness.search.evaluation import Ticket
+from harness.standings import standings
 from harness.trial.runner import Result
 from tests.tiny import gpt, knobs, plan
 
@@ -30,6 +31,7 @@ class FakeRunner:
         self.rivals: list[float | None] = []
         self.profiles: list[Any] = []
         self.profiled: list[Plan] = []
+        self.luck: list[float] = []
 
     def profile(self, plan: Plan, workload: Any, facts: Any) -> dict[str, Any]:
         self.profiled.append(plan)
@@ -46,8 +48,9 @@ class FakeRunner:
         rival_step_time_s: float | None,
         repeatable: bool,
         profile: Any,
+        round: int | None,
     ) -> Result:
-        rate = self.rates[plan]
+        rate = self.rates[plan] * (self.luck.pop(0) if self.luck else 1.0)
         self.profiles.append(profile)
         self.rivals.append(rival_step_time_s)
         row = {
@@ -60,6 +63,7 @@ class FakeRunner:
             "outcome": "ok",
             "outcome_reason": None,
             "role": role,
+            "round": round,
             "study_trial": number,
             "tokens_per_s": rate,
             "tokens_per_s_low": 0.99 * rate,
@@ -147,7 +151,8 @@ def test_the_best_plans_are_launched_again_in_turns() -> None:
     searched(made, A, B, C, D)
     assert made.run_finals(runner.rows, lambda launch: None) == 0
     finals = [row["plan_id"] for row in runner.rows if row["role"] == Role.FINAL]
-    assert finals == [B.plan_id, C.plan_id] * 3
+    assert finals == [B.plan_id, C.plan_id, C.plan_id, B.plan_id, B.plan_id, C.plan_id]
+    assert [row["round"] for row in runner.rows if row["role"] == Role.FINAL] == [1, 1, 2, 2, 3, 3]
 
 
 def test_each_finalist_is_profiled_once_in_a_launch_of_its_own() -> None:
@@ -164,8 +169,10 @@ def test_a_resumed_sweep_launches_only_the_finals_that_are_missing() -> None:
     made = launches(runner, finalists=2, relaunches=2)
     searched(made, A, B)
     made.run_finals(runner.rows, lambda launch: None)
-    del runner.rows[-1]
-    assert [(f.plan, f.round) for f in made.final_launches(runner.rows)] == [(A, 2)]
+    del runner.rows[-1]  # of the second round, which goes from the last to the first
+    told: list[FinalLaunch] = []
+    made.run_finals(list(runner.rows), told.append)
+    assert [(f.plan, f.round) for f in told] == [(B, 2)]
 
 
 def test_finals_end_with_the_time() -> None:
@@ -181,4 +188,41 @@ def test_without_relaunches_there_are_no_finals() -> None:
     runner = FakeRunner({A: 100.0})
     made = launches(runner, relaunches=0)
     searched(made, A)
-    assert list(made.final_launches(runner.rows)) == []
+    assert made.run_finals(list(runner.rows), lambda launch: None) == 0
+    assert [row["role"] for row in runner.rows] == [Role.SEARCH]
+
+
+def uneven(runner: FakeRunner, *factors: float) -> None:
+    """Let launches be faster or slower in turn."""
+    runner.luck = list(factors)
+
+
+def test_finalists_are_launched_on_until_a_difference_as_small_as_was_asked_for_would_show() -> None:
+    runner = FakeRunner({A: 100.0, B: 101.0})
+    made = launches(runner, finalists=2, relaunches=3, resolution="5%")
+    searched(made, A, B)
+    uneven(runner, *[1.0, 1.04, 0.97, 1.02, 1.0, 0.98] + [1.0] * 100)
+    made.run_finals(list(runner.rows), lambda launch: None)
+    rounds = max(row["round"] for row in runner.rows if row["role"] == Role.FINAL)
+    known = standings([row for row in runner.rows if row["workload_id"] == gpt().workload_id])
+    assert 3 < rounds < MOST_ROUNDS
+    assert known.smallest_difference is not None
+    assert known.smallest_difference <= 0.05
+
+
+def test_finals_end_after_so_many_rounds_however_uneven_they_are() -> None:
+    runner = FakeRunner({A: 100.0, B: 101.0})
+    made = launches(runner, finalists=2, relaunches=3)
+    searched(made, A, B)
+    uneven(runner, *[1.0, 1.5, 0.5, 1.2] * 20)
+    made.run_finals(list(runner.rows), lambda launch: None)
+    assert max(row["round"] for row in runner.rows if row["role"] == Role.FINAL) == MOST_ROUNDS
+
+
+def test_memory_is_decided_without_further_rounds() -> None:
+    runner = FakeRunner({A: 100.0, B: 101.0})
+    made = launches(runner, finalists=2, relaunches=3, objective="memory")
+    searched(made, A, B)
+    uneven(runner, *[1.0, 1.5, 0.5, 1.2] * 20)
+    made.run_finals(list(runner.rows), lambda launch: None)
+    assert max(row["round"] for row in runner.rows if row["role"] == Role.FINAL) == 3

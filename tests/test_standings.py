@@ -33,7 +33,52 @@ def ranked(rows: list[dict[str, Any]], objective: str = "throughput") -> list[st
 
 
 def finals(plan: str, *rates: float) -> list[dict[str, Any]]:
+    """Final launches that belong to no common rounds."""
     return [launch(plan, rate, "final") for rate in rates]
+
+
+def rounds(plan: str, *rates: float) -> list[dict[str, Any]]:
+    return [launch(plan, rate, "final", round=number) for number, rate in enumerate(rates, start=1)]
+
+
+def test_what_a_round_does_to_all_its_launches_does_not_hide_a_difference() -> None:
+    drift = (1.0, 0.9, 1.1, 0.95)
+    rows = [
+        *rounds("a", *(100 * d for d in drift)),
+        *rounds("b", *(97.1 * d * e for d, e in zip(drift, (1, 0.999, 1, 1.001), strict=True))),
+    ]
+    known = standings(rows)
+    a, b = known.plans
+    assert known.within_rounds is not None
+    assert known.within_rounds.deviation < 0.001
+    assert not known.tied(a, b)
+    unblocked = standings([{**row, "round": None} for row in rows])
+    assert unblocked.within_rounds is None
+    assert unblocked.tied(*unblocked.plans)
+
+
+def test_a_round_that_misses_a_finalist_does_not_count_for_the_others() -> None:
+    rows = [*rounds("a", 100, 101, 50), *rounds("b", 90, 91)]
+    known = standings(rows)
+    assert [len(plan.launches) for plan in known.plans] == [2, 2]
+    assert known.plans[0].row["tokens_per_s"] == pytest.approx(math.sqrt(100 * 101))
+
+
+def test_of_a_launch_that_was_repeated_in_its_round_the_calm_one_counts() -> None:
+    rows = [*rounds("a", 100, 101), *rounds("b", 90, 91)]
+    rows.insert(1, launch("a", 60, "final", round=1, disturbed="others"))
+    assert standings(rows).plans[0].row["tokens_per_s"] == pytest.approx(math.sqrt(100 * 101))
+
+
+def test_the_difference_of_two_finalists_has_an_interval() -> None:
+    known = standings([*rounds("a", 100, 102, 104), *rounds("b", 90, 92.5, 93)])
+    a, b = known.plans
+    found = known.difference(a, b)
+    assert found is not None
+    middle, low, high = found
+    assert low < 0.11 < high
+    assert middle == pytest.approx((100 * 102 * 104 / (90 * 92.5 * 93)) ** (1 / 3) - 1)
+    assert known.difference(a, standings([launch("c", 1)]).plans[0]) is None
 
 
 def test_plans_launched_once_are_ranked_by_that_launch() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.statistics import (
     Spread,
+    blocked_spread,
     median,
     median_at_least,
     median_interval,
@@ -65,14 +66,33 @@ def test_no_degrees_of_freedom_have_no_quantile() -> None:
         t_quantile(0.975, 0)
 
 
-def test_the_smallest_difference_is_found_in_four_of_five_cases() -> None:
+def test_the_smallest_difference_is_called_in_nineteen_of_twenty_cases() -> None:
     rng, spread = random.Random(3), Spread(0.01, 10**6)
     shift = math.log1p(spread.smallest_difference(5))
-    found = 0
-    for _ in range(2000):
-        means = [sum(rng.gauss(at, 0.01) for _ in range(5)) / 5 for at in (0.0, shift)]
-        found += abs(means[1] - means[0]) > 1.96 * 0.01 * math.sqrt(2 / 5)
-    assert 0.77 < found / 2000 < 0.83
+    called = {0.0: 0, shift: 0}
+    for true in called:
+        for _ in range(2000):
+            means = [sum(rng.gauss(at, 0.01) for _ in range(5)) / 5 for at in (0.0, true)]
+            called[true] += abs(means[1] - means[0]) > spread.call(5)
+    assert 0.94 < called[shift] / 2000 < 0.96
+    assert 0.02 < called[0.0] / 2000 < 0.04
+
+
+def test_the_spread_within_rounds_is_the_residual_of_plans_and_rounds() -> None:
+    rng = random.Random(1)
+    squares = []
+    for _ in range(400):
+        moods = [rng.gauss(0, 0.5) for _ in range(5)]
+        found = blocked_spread([[mood + plan + rng.gauss(0, 0.02) for plan in (0.0, 1.0, 7.0)] for mood in moods])
+        assert found is not None
+        assert found.freedom == 8
+        squares.append(found.deviation**2)
+    assert math.sqrt(sum(squares) / 400) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("rounds", [[], [[1.0, 2.0]], [[1.0], [2.0]]])
+def test_without_two_rounds_of_two_plans_nothing_is_left_to_spread(rounds: list[list[float]]) -> None:
+    assert blocked_spread(rounds) is None
 
 
 def test_there_is_no_spread_without_a_plan_launched_twice() -> None:

@@ -1,13 +1,9 @@
-"""The HTML page of a sweep, built from the store alone."""
+"""The HTML pages, built from the store alone."""
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from harness.errors import StoreError
 
 if TYPE_CHECKING:
     from harness.store import Store
@@ -32,18 +28,8 @@ def build(store: Store, hardware_id: str, sweep: str, folder: Path) -> Path:
         StoreError: the folder cannot be written.
     """
     # Imported here, since plotly takes longer to import than everything else that a command line needs.
+    from harness.report.document import write
     from harness.report.page import render
     from harness.report.view import SweepView
 
-    text = render(SweepView.read(store, hardware_id, sweep))
-    page = Path(folder) / f"{sweep}.html"
-    hidden = page.with_name(f".{page.name}.{secrets.token_hex(4)}")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        hidden.write_text(text, encoding="utf-8")
-        hidden.replace(page)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            hidden.unlink()
-        raise StoreError(f"{page.parent} cannot be written: {error.strerror or error}") from error
-    return page
+    return write(render(SweepView.read(store, hardware_id, sweep)), Path(folder) / f"{sweep}.html")

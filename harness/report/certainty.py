@@ -6,6 +6,7 @@ from harness.records import Outcome, Role
 from harness.report import format as fmt
 from harness.report.labels import Row
 from harness.report.view import SweepView
+from harness.standings import Standings
 
 LEAST_HEADROOM = 0.10
 """Share of its memory that a plan should leave free: real training has moments that a short trial has not."""
@@ -38,10 +39,15 @@ def _spread(view: SweepView) -> str:
     lost = f" {fmt.count(failed, 'of them failed', 'of them failed')}." if failed else ""
     return (
         f"{fmt.count(len(finalists), 'plan')} had {launches} fresh launches in turns.{lost} "
-        f"Launches of one plan differ by {fmt.percent(known.spread.deviation)} (standard deviation); "
+        f"Launches of one plan differ by {fmt.percent(known.spread.deviation)} (standard deviation){_within(known)}; "
         f"a difference of {fmt.percent(known.smallest_difference)} between two of these plans would have been seen "
-        "(with 80 % probability)."
+        "(with 95 % probability)."
     )
+
+
+def _within(known: Standings) -> str:
+    within = known.within_rounds
+    return f", those of one round by {fmt.percent(within.deviation)}" if within is not None else ""
 
 
 def _headroom(view: SweepView, winner: Row) -> str:

@@ -5,10 +5,26 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
 """One trial: column name -> value, None where the store has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """How a trial appears in charts and tables."""
+
+    at: int | None
+    """Number of its line in the ranked table, by which it can be selected; None if it has none."""
+    label: str
+    """Its name, unique on the page."""
+    short: str
+    """The same where space is short."""
+    colour: str
+    """That of its kind."""
+
 
 _ALWAYS_COMPARED = {
     "micro_batch_size": "mb {}",
@@ -29,6 +45,13 @@ def kind(row: Row) -> str:
     if (row["tp"] or 1) > 1:
         return "tensor_parallel"
     return "pipeline_parallel" if (row["pp"] or 1) > 1 else "one process"
+
+
+def layout(row: Row) -> str:
+    """How a trial divides the training over its ranks, such as "zero2 dp2 tp2"."""
+    degrees = [f"{axis}{row[axis]}" for axis in ("dp", "tp", "pp") if (row[axis] or 1) > 1]
+    name = [str(row["data_parallel"])] if row["data_parallel"] != "none" else []
+    return " ".join(name + degrees) or "one process"
 
 
 def settings(row: Row) -> dict[str, Any]:
@@ -70,9 +93,7 @@ def _names(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _head(row: Row, rows: Sequence[Row]) -> str:
-    degrees = [f"{axis}{row[axis]}" for axis in ("dp", "tp", "pp") if (row[axis] or 1) > 1]
-    name = [str(row["data_parallel"])] if row["data_parallel"] != "none" else []
-    head = " ".join(name + degrees) or "one process"
+    head = layout(row)
     first = rows[0]["global_batch_size"]
     several = any(other["global_batch_size"] != first for other in rows)
     return f"{head} · batch {row['global_batch_size']}" if several else head

@@ -10,7 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError, UnknownNameError
-from harness.report.labels import Row, kind, labels
+from harness.report import format as fmt
+from harness.report.figures import palette
+from harness.report.labels import Named, Row, kind, labels
+from harness.records import Outcome
 from harness.standings import USABLE, Standing, Standings, order, over, score, standings
 from harness.store import plain_rows
 
@@ -169,7 +172,50 @@ class SweepView:
         """Whether a trial used more memory than the sweep allows."""
         return over(row, self.ceiling)
 
+    # -- the lines of the ranked table, which everything else refers to
+
+    @cached_property
+    def lines(self) -> tuple[Row, ...]:
+        """The ranked plans, then the trials whose numbers do not count."""
+        return (*self.ranked, *self.failed)
+
+    @cached_property
+    def _line_of(self) -> dict[str, int]:
+        plans = {(row["workload_id"], row["plan_id"]): at for at, row in enumerate(self.ranked)}
+        of_plans = {
+            row["trial_id"]: plans[row["workload_id"], row["plan_id"]]
+            for row in self.rows
+            if (row["workload_id"], row["plan_id"]) in plans
+        }
+        return of_plans | {row["trial_id"]: at for at, row in enumerate(self.lines)}
+
+    def at(self, row: Row) -> int | None:
+        """Number of the line that a trial stands in: its own, or that of its plan."""
+        return self._line_of.get(row["trial_id"])
+
+    def note(self, row: Row) -> str:
+        """What a trial came to, in a few words."""
+        if row["outcome"] not in USABLE:
+            return str(Outcome(row["outcome"]))
+        return f"{fmt.rate(row['tokens_per_s'])} {self.unit} · {fmt.size(row['peak_memory_bytes'])}"
+
+    def command(self, row: Row) -> str:
+        """The command that runs a trial's plan again; "" if none was recorded."""
+        return str((self.info.get("repeat") or {}).get(row["trial_id"], ""))
+
     # -- names and comparisons
+
+    def colour(self, row: Row) -> str:
+        """That of the trial's kind."""
+        return self._palette[kind(row)]
+
+    @cached_property
+    def _palette(self) -> dict[str, str]:
+        return palette(self.kinds)
+
+    def named(self, row: Row) -> Named:
+        """How a ranked trial appears in charts."""
+        return Named(at=self.at(row), label=self.numbered(row), short=self.short(row), colour=self.colour(row))
 
     @cached_property
     def labels(self) -> dict[str, str]:

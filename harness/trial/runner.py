@@ -88,6 +88,7 @@ class Runner:
         rival_step_time_s: float | None = None,
         repeatable: bool = False,
         profile: Mapping[str, Any] | None = None,
+        round: int | None = None,
     ) -> Result:
         """Run a plan as fresh processes, classify what happened, record it.
 
@@ -100,6 +101,7 @@ class Runner:
             rival_step_time_s: see `Measurement`.
             repeatable: whether a disturbed launch will be repeated; then it is recorded without its number.
             profile: what `profile` saw of this plan, recorded beside what is measured.
+            round: of a final launch.
 
         Raises:
             KeyboardInterrupt: the trial was interrupted, and recorded so.
@@ -111,7 +113,7 @@ class Runner:
         with self._job(plan, workload, facts, settings) as job:
             with machine.watching(facts.device_type != "cpu") as seen:
                 trace = self._follow(job)
-            row: dict[str, Any] = {"role": role, "memory_limit_bytes": self.rank_memory}
+            row: dict[str, Any] = {"role": role, "round": round, "memory_limit_bytes": self.rank_memory}
             row |= self._row(trace, plan, workload, facts) | seen.columns() | dict(profile or {})
             row["disturbed"] = machine.disturbance(row, facts.device_type)
             row["evidence"] = None if row["outcome"] in USABLE else evidence.of(trace)

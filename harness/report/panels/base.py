@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from harness.report.view import SweepView
-
 TOP = 20
 """Trials in a chart that has a curve or a row for each: more cannot be told apart, and would make the page heavy."""
 
+View = TypeVar("View")
 Data = TypeVar("Data")
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The numbers of a chart, to read and to download."""
+
+    columns: tuple[str, ...]
+    """Headings, with units."""
+    rows: tuple[tuple[Cell, ...], ...]
+    """As long as the headings; None where nothing is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +34,20 @@ class Chart:
     figure: go.Figure
     reading: str
     """One line made from the data."""
+    table: Table
     note: str = ""
     """What is left out of the figure, if anything."""
+    name: str = ""
+    """What the figure shows, where there are others to choose from."""
+    others: Mapping[str, go.Figure] = field(default_factory=dict)
+    """The same data seen otherwise: name -> figure."""
+    choice: str = "Show"
+    """What is chosen between `name` and the others."""
+
+    @property
+    def figures(self) -> dict[str, go.Figure]:
+        """Every figure by name, the one that is shown first at the beginning."""
+        return {self.name: self.figure, **self.others}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +62,13 @@ class Fragment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel(Generic[Data]):
+class Panel(Generic[View, Data]):
     """One section of the page."""
 
     key: str
     """Anchor in the page's address."""
     title: str
-    data: Callable[[SweepView], Data | None]
+    data: Callable[[View], Data | None]
     """What the panel shows; None leaves the panel out of the page."""
     draw: Callable[[Data], Chart | Fragment]
     """The data as it appears."""

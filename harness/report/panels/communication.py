@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 from harness.report import format as fmt
 from harness.report.figures import row_figure, text
-from harness.report.labels import Row
-from harness.report.panels.base import TOP, Chart, top_note
+from harness.report.labels import Named, Row
+from harness.report.panels.base import TOP, Chart, Table, top_note
 from harness.report.view import SweepView
 
 
-@dataclass(frozen=True)
-class Sent:
+@dataclass(frozen=True, kw_only=True)
+class Sent(Named):
     """One plan."""
 
-    label: str
-    short: str
     exposed_s: float
     """Time in which a rank communicates and computes nothing."""
     hidden_s: float
     """Time in which it does both."""
     step_time_s: float | None
+    bytes_per_step: float | None
+    """That the busiest rank sends."""
     collectives: str
     """Bytes and calls by collective, in words."""
 
@@ -41,12 +41,12 @@ def data(view: SweepView) -> Communication | None:
     """Communication of the best plans; None if no time was recorded."""
     plans = tuple(
         Sent(
-            view.numbered(row),
-            view.short(row),
-            row["comm_exposed_s"],
-            max(0.0, (row["comm_s"] or 0.0) - row["comm_exposed_s"]),
-            row["step_time_s"],
-            _collectives(row),
+            **vars(view.named(row)),
+            exposed_s=row["comm_exposed_s"],
+            hidden_s=max(0.0, (row["comm_s"] or 0.0) - row["comm_exposed_s"]),
+            step_time_s=row["step_time_s"],
+            bytes_per_step=row["comm_bytes_per_step"],
+            collectives=_collectives(row),
         )
         for row in view.ranked[:TOP]
         if row["comm_exposed_s"] is not None
@@ -68,6 +68,7 @@ def draw(communication: Communication) -> Chart:
             x=[1e3 * value for value in seconds],
             y=list(range(len(plans))),
             name=name,
+            customdata=[p.at for p in plans],
             marker={"color": colour},
             hovertext=[
                 f"<b>{text(p.label)}</b><br>{name}: {fmt.duration(value)}<br>{text(p.collectives)}"
@@ -76,7 +77,14 @@ def draw(communication: Communication) -> Chart:
             hoverinfo="text",
         )
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
-    return Chart(figure=figure, reading=communication.reading, note=communication.note)
+    return Chart(figure=figure, reading=communication.reading, note=communication.note, table=_table(plans))
+
+
+def _table(plans: Sequence[Sent]) -> Table:
+    return Table(
+        columns=("plan", "exposed s", "hidden s", "step time s", "sent B/step", "by collective"),
+        rows=tuple((p.label, p.exposed_s, p.hidden_s, p.step_time_s, p.bytes_per_step, p.collectives) for p in plans),
+    )
 
 
 def _collectives(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Where the sweep ran, with what, and how it was called."""
+"""Where the sweep ran and with what."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class Environment:
     """The groups that have anything to say."""
 
     groups: tuple[Group, ...]
-    command: str
     problems: tuple[str, ...]
 
 
@@ -40,11 +39,11 @@ def data(view: SweepView) -> Environment:
         _group("Workload", workload),
         _group("Sweep", {"sweep": view.sweep, **sweep}),
     )
-    return Environment(groups, str(view.info.get("command") or ""), view.problems)
+    return Environment(groups, view.problems)
 
 
 def draw(environment: Environment) -> Fragment:
-    """Lists of facts, the command, and the files that could not be read."""
+    """Lists of facts, and the files that could not be read."""
     return Fragment(template="environment.html", context={"environment": environment})
 
 

@@ -6,19 +6,16 @@ from dataclasses import dataclass
 
 from harness.records import Role
 from harness.report import format as fmt
-from harness.report.figures import INK, palette, row_figure, text
-from harness.report.labels import kind
-from harness.report.panels.base import Chart
+from harness.report.figures import INK, row_figure, text
+from harness.report.labels import Named
+from harness.report.panels.base import Chart, Table
 from harness.report.view import SweepView
 
 
-@dataclass(frozen=True)
-class Finalist:
+@dataclass(frozen=True, kw_only=True)
+class Finalist(Named):
     """One plan that was launched again."""
 
-    label: str
-    short: str
-    colour: str
     rates: tuple[float, ...]
     """Tokens per second of each final launch that counts, in order."""
     searched: float | None
@@ -41,7 +38,7 @@ class Finals:
 
 def data(view: SweepView) -> Finals | None:
     """Launches of the finalists; None if none was launched again."""
-    colours, ties = palette(view.kinds), {row["trial_id"] for row in view.ties}
+    ties = {row["trial_id"] for row in view.ties}
     finalists = []
     for _, plans in view.places_of_plans:
         for plan in plans:
@@ -58,9 +55,7 @@ def data(view: SweepView) -> Finals | None:
             middle, low, high = view.interval(row)
             finalists.append(
                 Finalist(
-                    label=view.numbered(row),
-                    short=view.short(row),
-                    colour=colours[kind(row)],
+                    **vars(view.named(row)),
                     rates=tuple(launch["tokens_per_s"] for launch in plan.launches),
                     searched=first[-1] if first else None,
                     middle=middle or 0.0,
@@ -91,6 +86,7 @@ def draw(finals: Finals) -> Chart:
         mode="markers",
         name="all launches, 95 % interval",
         marker={"symbol": "line-ns", "size": 16, "line": {"width": 2, "color": INK}},
+        customdata=[p.at for p in plans],
         hovertext=[f"<b>{text(p.label)}</b><br>{fmt.rate(p.middle)} ({fmt.span(p.low, p.high)})" for p in plans],
         hoverinfo="text",
     )
@@ -100,6 +96,7 @@ def draw(finals: Finals) -> Chart:
         y=[y for _, y, *_ in launches],
         mode="markers",
         name="a launch",
+        customdata=[p.at for _, _, p, _ in launches],
         marker={"size": 9, "color": [p.colour for _, _, p, _ in launches]},
         hovertext=[f"<b>{text(p.label)}</b><br>launch {at}: {fmt.rate(rate)}" for rate, _, p, at in launches],
         hoverinfo="text",
@@ -110,11 +107,21 @@ def draw(finals: Finals) -> Chart:
         y=[y for _, y, _ in searched],
         mode="markers",
         name="in the search, not counted",
+        customdata=[p.at for *_, p in searched],
         marker={"symbol": "circle-open", "size": 9, "color": [p.colour for *_, p in searched]},
         hovertext=[f"<b>{text(p.label)}</b><br>in the search: {fmt.rate(rate)}" for rate, _, p in searched],
         hoverinfo="text",
     )
-    return Chart(figure=figure, reading=finals.reading)
+    return Chart(figure=figure, reading=finals.reading, table=_table(finals))
+
+
+def _table(finals: Finals) -> Table:
+    lines = [(p.label, str(at), rate) for p in finals.finalists for at, rate in enumerate(p.rates, start=1)]
+    lines += [(p.label, "in the search", p.searched) for p in finals.finalists if p.searched is not None]
+    lines += [
+        (p.label, end, v) for p in finals.finalists for end, v in (("mean", p.middle), ("low", p.low), ("high", p.high))
+    ]
+    return Table(columns=("plan", "launch", finals.unit), rows=tuple(lines))
 
 
 def _reading(finalists: list[Finalist]) -> str:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
 from harness.report import format as fmt
-from harness.report.figures import GRID, INK, figure, palette, text
-from harness.report.labels import Row, kind
-from harness.report.panels.base import TOP, Chart, top_note
+from harness.report.figures import GRID, INK, figure, text
+from harness.report.labels import Named, Row
+from harness.report.panels.base import TOP, Chart, Table, top_note
 from harness.report.view import SweepView
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
-class Curve:
+AXES = {"step": "step", "tokens": "tokens", "wall time": "time in steps (s)"}
+"""What the losses can be drawn over: name -> title of the axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve(Named):
     """Loss by step."""
 
-    label: str
-    short: str
-    colour: str
     steps: tuple[int, ...]
+    tokens: tuple[float, ...]
+    """Seen until the end of each step, by all ranks."""
+    seconds: tuple[float, ...]
+    """From the beginning of the first step to the end of each, by the slowest rank."""
     loss: tuple[float, ...]
     """Mean over the ranks that see a loss."""
     difference: tuple[float | None, ...]
     """|loss / reference - 1|; None beyond the end of the reference."""
+
+    def over(self, axis: str) -> Sequence[float]:
+        """Where the losses stand on one of AXES."""
+        return {"step": self.steps, "tokens": self.tokens, "wall time": self.seconds}[axis]
 
 
 @dataclass(frozen=True)
@@ -34,47 +46,60 @@ class Losses:
 
     curves: tuple[Curve, ...]
     references: tuple[Curve, ...]
+    unit: str
+    """Of what is counted as tokens."""
     reading: str
     note: str
 
 
 def data(view: SweepView) -> Losses | None:
     """Curves of the best ok trials; None if no step of them has a loss."""
-    colours = palette(view.kinds)
-    means = view.steps.dropna(subset=["loss"]).groupby(["trial_id", "step"])["loss"].mean()
-    known = set(means.index.get_level_values(0))
+    seen = view.steps.dropna(subset=["loss"])
+    if seen.empty:
+        return None
+    by_step = view.steps.groupby(["trial_id", "step"]).agg(
+        loss=("loss", "mean"), tokens=("tokens", "first"), seconds=("step_time_s", "max")
+    )
+    known = set(seen["trial_id"])
     references = {name: dict(zip(c["step"], c["loss"], strict=True)) for name, c in view.references.items()}
-    curves = []
-    for row in view.ranked[:TOP]:
-        if row["trial_id"] in known:
-            loss = {int(step): float(value) for step, value in means.loc[row["trial_id"]].items()}
-            curves.append(
-                _curve(
-                    view.numbered(row),
-                    view.short(row),
-                    colours[kind(row)],
-                    loss,
-                    references.get(row["workload_id"], {}),
-                )
-            )
+    curves = [
+        _curve(view.named(row), by_step.loc[row["trial_id"]], references.get(row["workload_id"], {}))
+        for row in view.ranked[:TOP]
+        if row["trial_id"] in known
+    ]
     if not curves:
         return None
-    bands = _bands(view.ranked[:TOP], references)
-    return Losses(tuple(curves), bands, _reading(curves), top_note(len(view.ranked)))
+    bands = _bands(view, view.ranked[:TOP])
+    return Losses(tuple(curves), bands, view.unit.removesuffix("/s"), _reading(curves), top_note(len(view.ranked)))
 
 
 def draw(losses: Losses) -> Chart:
     """The losses, and under them the relative difference to the reference on a logarithmic axis."""
+    titles = AXES | {"tokens": losses.unit}
+    figures = {f"by {name}": _figure(losses, name, titles[name]) for name in AXES}
+    (name, first), *others = figures.items()
+    return Chart(
+        figure=first,
+        name=name,
+        others=dict(others),
+        choice="Draw",
+        reading=losses.reading,
+        note=losses.note,
+        table=_table(losses),
+    )
+
+
+def _figure(losses: Losses, axis: str, title: str) -> go.Figure:
     compared = any(value for curve in losses.curves for value in curve.difference)
-    drawn = figure("step", "loss", height=560 if compared else 400)
+    drawn = figure(title, "loss", height=560 if compared else 400)
     for curve in losses.curves:
-        _add(drawn, curve, curve.loss, "y")
+        _add(drawn, curve, axis, curve.loss, "y")
         if compared:
             # Zero has no place on a logarithmic axis; None leaves a gap.
-            _add(drawn, curve, [value or None for value in curve.difference], "y2")
+            _add(drawn, curve, axis, [value or None for value in curve.difference], "y2")
     for curve in losses.references:
         drawn.add_scatter(
-            x=curve.steps,
+            x=curve.over(axis),
             y=curve.loss,
             mode="lines",
             name=text(curve.label),
@@ -95,15 +120,15 @@ def draw(losses: Losses) -> Chart:
             xaxis={"anchor": "y2"},
         )
     drawn.update_layout(showlegend=bool(losses.references), hovermode="closest")
-    return Chart(figure=drawn, reading=losses.reading, note=losses.note)
+    return drawn
 
 
-def _add(drawn: go.Figure, curve: Curve, values: Sequence[float | None], axis: str) -> None:
-    what = "loss" if axis == "y" else "relative difference"
+def _add(drawn: go.Figure, curve: Curve, axis: str, values: Sequence[float | None], where: str) -> None:
+    what = "loss" if where == "y" else "relative difference"
     drawn.add_scatter(
-        x=curve.steps,
+        x=curve.over(axis),
         y=values,
-        yaxis=axis,
+        yaxis=where,
         mode="lines+markers",
         name=text(curve.label),
         legendgroup=text(curve.label),
@@ -111,23 +136,48 @@ def _add(drawn: go.Figure, curve: Curve, values: Sequence[float | None], axis: s
         opacity=0.8,
         line={"color": curve.colour, "width": 1.5},
         marker={"size": 4},
-        hovertemplate=f"<b>%{{meta}}</b><br>step %{{x}}: {what} %{{y:.4g}}<extra></extra>",
-        meta=text(curve.label),
+        hovertemplate=f"<b>%{{fullData.name}}</b><br>{axis} %{{x:,.4~g}}: {what} %{{y:.4g}}<extra></extra>",
+        meta={"trial": curve.at, "opacity": 0.8},
     )
 
 
-def _curve(label: str, short: str, colour: str, loss: dict[int, float], reference: dict[int, float]) -> Curve:
+def _table(losses: Losses) -> Table:
+    lines = (
+        (c.label, step, tokens, seconds, loss, difference)
+        for c in (*losses.references, *losses.curves)
+        for step, tokens, seconds, loss, difference in zip(
+            c.steps, c.tokens, c.seconds, c.loss, c.difference, strict=True
+        )
+    )
+    columns = ("plan", "step", losses.unit, "time in steps s", "loss", "difference to fp32")
+    return Table(columns=columns, rows=tuple(lines))
+
+
+def _curve(named: Named, steps: pd.DataFrame, reference: Mapping[int, float]) -> Curve:
+    whole = steps.assign(tokens=steps["tokens"].cumsum(), seconds=steps["seconds"].cumsum()).dropna(subset=["loss"])
+    loss = {int(step): float(value) for step, value in whole["loss"].items()}
     differences = (abs(v / reference[s] - 1) if reference.get(s) else None for s, v in loss.items())
-    return Curve(label, short, colour, tuple(loss), tuple(loss.values()), tuple(differences))
+    return Curve(
+        **vars(named),
+        steps=tuple(loss),
+        tokens=tuple(map(float, whole["tokens"])),
+        seconds=tuple(map(float, whole["seconds"])),
+        loss=tuple(loss.values()),
+        difference=tuple(differences),
+    )
 
 
-def _bands(rows: Sequence[Row], references: dict[str, dict[int, float]]) -> tuple[Curve, ...]:
+def _bands(view: SweepView, rows: Sequence[Row]) -> tuple[Curve, ...]:
     """The reference of each workload among `rows`, named by its batch where there are several."""
-    batches = {row["workload_id"]: row["global_batch_size"] for row in rows if row["workload_id"] in references}
+    sizes = {row["workload_id"]: row for row in rows if row["workload_id"] in view.references}
     curves = []
-    for workload, batch in batches.items():
-        name = "fp32 reference, one process" + (f", batch {batch}" if len(batches) > 1 else "")
-        curves.append(_curve(name, name, INK, references[workload], references[workload]))
+    for workload, row in sizes.items():
+        batch = row["global_batch_size"]
+        name = "fp32 reference, one process" + (f", batch {batch}" if len(sizes) > 1 else "")
+        curve = view.references[workload]
+        steps = curve.rename(columns={"step_time_s": "seconds"}).assign(tokens=batch * row["seq_len"]).set_index("step")
+        named = Named(at=None, label=name, short=name, colour=INK)
+        curves.append(_curve(named, steps, {int(step): float(loss) for step, loss in steps["loss"].items()}))
     return tuple(curves)
 
 

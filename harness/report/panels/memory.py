@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from harness.report import format as fmt
 from harness.report.figures import INK, limit_line, row_figure, text
-from harness.report.panels.base import TOP, Chart, top_note
+from harness.report.labels import Named
+from harness.report.panels.base import TOP, Chart, Table, top_note
 from harness.report.view import SweepView
 
 CATEGORIES = {
@@ -20,12 +21,10 @@ CATEGORIES = {
 _COLOURS = ("var(--params)", "var(--grads)", "var(--optimizer)", "var(--buffers)", "var(--activations)")
 
 
-@dataclass(frozen=True)
-class Stack:
+@dataclass(frozen=True, kw_only=True)
+class Stack(Named):
     """One trial."""
 
-    label: str
-    short: str
     parts: tuple[float, ...]
     """Bytes, in the order of CATEGORIES; 0 if not recorded."""
     peak_memory_bytes: float | None
@@ -45,10 +44,9 @@ def data(view: SweepView) -> Memory | None:
     """Memory of the best ok trials; None if no category was recorded."""
     stacks = [
         Stack(
-            view.numbered(row),
-            view.short(row),
-            tuple(float(row[column] or 0) for column in CATEGORIES.values()),
-            row["peak_memory_bytes"],
+            **vars(view.named(row)),
+            parts=tuple(float(row[column] or 0) for column in CATEGORIES.values()),
+            peak_memory_bytes=row["peak_memory_bytes"],
         )
         for row in view.ranked[:TOP]
         if any(row[column] is not None for column in CATEGORIES.values())
@@ -71,6 +69,7 @@ def draw(memory: Memory) -> Chart:
             x=[s.parts[at] / scale for s in stacks],
             y=rows,
             name=name,
+            customdata=[s.at for s in stacks],
             marker={"color": colour},
             hovertext=[f"<b>{text(s.label)}</b><br>{name}: {fmt.size(s.parts[at])}" for s in stacks],
             hoverinfo="text",
@@ -80,6 +79,7 @@ def draw(memory: Memory) -> Chart:
         y=rows,
         mode="markers",
         name="measured peak",
+        customdata=[s.at for s in stacks],
         marker={"symbol": "line-ns", "size": 16, "line": {"width": 2.5, "color": INK}},
         hovertext=[f"<b>{text(s.label)}</b><br>measured peak: {fmt.size(s.peak_memory_bytes)}" for s in stacks],
         hoverinfo="text",
@@ -87,7 +87,12 @@ def draw(memory: Memory) -> Chart:
     if memory.memory_limit_bytes:
         limit_line(figure, memory.memory_limit_bytes / scale, f"limit {fmt.size(memory.memory_limit_bytes)}")
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
-    return Chart(figure=figure, reading=memory.reading, note=memory.note)
+    return Chart(figure=figure, reading=memory.reading, note=memory.note, table=_table(stacks))
+
+
+def _table(stacks: Sequence[Stack]) -> Table:
+    columns = ("plan", *(f"{name} B" for name in CATEGORIES), "measured peak B")
+    return Table(columns=columns, rows=tuple((s.label, *s.parts, s.peak_memory_bytes) for s in stacks))
 
 
 def _reading(stacks: Sequence[Stack]) -> str:

@@ -9,19 +9,17 @@ from typing import Any
 import plotly.graph_objects as go
 
 from harness.report import format as fmt
-from harness.report.figures import figure, limit_line, palette, text
-from harness.report.labels import Row, kind
-from harness.report.panels.base import Chart
+from harness.report.figures import figure, limit_line, text
+from harness.report.labels import Named, Row, kind
+from harness.report.panels.base import Chart, Table
 from harness.report.view import SweepView
 
 
-@dataclass(frozen=True)
-class Point:
+@dataclass(frozen=True, kw_only=True)
+class Point(Named):
     """One ok trial."""
 
     trial_id: str
-    label: str
-    short: str
     kind: str
     peak_memory_bytes: float
     tokens_per_s: float
@@ -35,7 +33,6 @@ class Pareto:
 
     points: tuple[Point, ...]
     front: tuple[Point, ...]
-    colours: dict[str, str]
     memory_limit_bytes: float | None
     unit: str
     reading: str
@@ -57,9 +54,8 @@ def data(view: SweepView) -> Pareto | None:
     on_front = {row["trial_id"] for row in front(view)}
     points = [
         Point(
+            **vars(view.named(row)),
             trial_id=row["trial_id"],
-            label=view.numbered(row),
-            short=view.short(row),
             kind=kind(row),
             peak_memory_bytes=row["peak_memory_bytes"],
             tokens_per_s=row["tokens_per_s"],
@@ -72,7 +68,7 @@ def data(view: SweepView) -> Pareto | None:
     if not points:
         return None
     best = tuple(sorted((p for p in points if p.on_front), key=lambda p: p.peak_memory_bytes))
-    return Pareto(tuple(points), best, palette(view.kinds), view.memory_limit, view.unit, _reading(len(points), best))
+    return Pareto(tuple(points), best, view.memory_limit, view.unit, _reading(len(points), best))
 
 
 def draw(pareto: Pareto) -> Chart:
@@ -89,44 +85,42 @@ def draw(pareto: Pareto) -> Chart:
         showlegend=len(pareto.front) > 1,
     )
     winner = [point for point in pareto.points if point.winner]
-    _add(drawn, "winner", winner, _marks(winner, pareto, size=18, symbol="star"), scale, pareto.unit)
+    _add(drawn, "winner", winner, _marks(winner, size=18, symbol="star"), scale)
     for name in sorted({point.kind for point in pareto.points}):
         members = [point for point in pareto.points if point.kind == name and not point.winner]
-        _add(drawn, name, members, _marks(members, pareto), scale, pareto.unit)
+        _add(drawn, name, members, _marks(members), scale)
     if pareto.memory_limit_bytes:
         limit_line(drawn, pareto.memory_limit_bytes / scale, f"limit {fmt.size(pareto.memory_limit_bytes)}")
-    return Chart(figure=drawn, reading=pareto.reading)
+    return Chart(figure=drawn, reading=pareto.reading, table=_table(pareto))
 
 
-def _add(
-    drawn: go.Figure, name: str, points: Sequence[Point], marks: Mapping[str, Any], scale: float, unit: str
-) -> None:
+def _table(pareto: Pareto) -> Table:
+    columns = ("plan", "peak memory B", pareto.unit, "on the front")
+    rows = ((p.label, p.peak_memory_bytes, p.tokens_per_s, "yes" if p.on_front else "no") for p in pareto.points)
+    return Table(columns=columns, rows=tuple(rows))
+
+
+def _add(drawn: go.Figure, name: str, points: Sequence[Point], marks: Mapping[str, Any], scale: float) -> None:
     drawn.add_scatter(
         x=[point.peak_memory_bytes / scale for point in points],
         y=[point.tokens_per_s for point in points],
         mode="markers",
         name=text(name),
         marker=marks,
-        hovertext=[_hover(point, unit) for point in points],
-        hoverinfo="text",
+        customdata=[point.at for point in points],
         showlegend=bool(points),
     )
 
 
-def _marks(points: Sequence[Point], pareto: Pareto, size: int = 9, symbol: str = "circle") -> dict[str, Any]:
+def _marks(points: Sequence[Point], size: int = 9, symbol: str = "circle") -> dict[str, Any]:
     """Those on the front are larger; the others are paler."""
     return {
-        "color": [pareto.colours[point.kind] for point in points],
+        "color": [point.colour for point in points],
         "size": [size + 2 * point.on_front for point in points],
         "symbol": symbol,
         "opacity": [1 if point.on_front or point.winner else 0.6 for point in points],
         "line": {"width": 1, "color": "var(--card)"},
     }
-
-
-def _hover(point: Point, unit: str) -> str:
-    head = f"<b>{text(point.label)}</b>{' (winner)' if point.winner else ''}"
-    return f"{head}<br>{fmt.rate(point.tokens_per_s)} {unit}<br>peak memory {fmt.size(point.peak_memory_bytes)}"
 
 
 def _reading(number: int, best: tuple[Point, ...]) -> str:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from harness.records import Outcome
 from harness.report import format as fmt
-from harness.report.figures import palette
-from harness.report.labels import Row, kind
+from harness.report.labels import Row
 from harness.report.panels.base import Fragment
 from harness.report.view import SweepView
+
+
+SHOWN = 200
+"""Lines that are shown at first; the rest is in the page too."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Column:
     """In the unit of the column."""
     show: Callable[[float | None], str]
     meaning: str
+    detail: bool = False
+    """Whether a narrow screen leaves it out at first."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +59,30 @@ class Ranking:
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
+    sweep: str
     reading: str
+
+    @property
+    def interval_at(self) -> int | None:
+        """Number of the column under whose values the interval stands."""
+        return next((at for at, column in enumerate(self.columns) if column.name == "throughput"), None)
 
 
 def data(view: SweepView) -> Ranking:
     """The ranked table; a column that has no value in any trial is left out."""
-    columns = tuple(c for c in _columns(view) if any(c.value(row) is not None for row in (*view.ranked, *view.failed)))
+    columns = tuple(c for c in _columns(view) if any(c.value(row) is not None for row in view.lines))
     ties = {row["trial_id"] for row in view.ties}
-    colours = palette(view.kinds)
-    lines = tuple(_line(view, row, columns, ties, colours) for row in (*view.ranked, *view.failed))
-    return Ranking(columns, lines, _reading(view))
+    lines = tuple(_line(view, row, columns, ties) for row in view.lines)
+    return Ranking(columns, lines, view.sweep, _reading(view))
 
 
 def draw(ranking: Ranking) -> Fragment:
     """The table as HTML; its headers sort it."""
-    return Fragment(template="ranking.html", reading=ranking.reading, context={"ranking": ranking})
+    context = {"ranking": ranking, "shown": SHOWN}
+    return Fragment(template="ranking.html", reading=ranking.reading, context=context)
 
 
-def _line(view: SweepView, row: Row, columns: tuple[Column, ...], ties: set[str], colours: dict[str, str]) -> Line:
+def _line(view: SweepView, row: Row, columns: tuple[Column, ...], ties: set[str]) -> Line:
     cells = tuple(Cell(column.show(value), value) for column in columns for value in (column.value(row),))
     _, low, high = view.interval(row)
     return Line(
@@ -79,7 +90,7 @@ def _line(view: SweepView, row: Row, columns: tuple[Column, ...], ties: set[str]
         place=view.places.get(row["trial_id"]),
         tied=row["trial_id"] in ties,
         label=view.label(row),
-        colour=colours[kind(row)],
+        colour=view.colour(row),
         problem=_problem(view, row),
         cells=cells,
         interval=fmt.span(low, high) if row["tokens_per_s_low"] is not None else "",
@@ -118,19 +129,37 @@ def _columns(view: SweepView) -> tuple[Column, ...]:
 
     number = fmt.significant
     return (
-        Column("launches", "", get("launches"), _whole, "that count, each a fresh start of every rank"),
+        Column("launches", "", get("launches"), _whole, "that count, each a fresh start of every rank", detail=True),
         Column("throughput", view.unit, get("tokens_per_s"), fmt.rate, "median, with its 95 % interval"),
-        Column("to winner", "", against_winner, lambda v: fmt.signed_percent(v, 1), "difference of throughput"),
-        Column("time to loss", "s", get("time_to_loss_s"), number, "time to the target loss"),
+        Column(
+            "to winner", "", against_winner, lambda v: fmt.signed_percent(v, 1), "difference of throughput", detail=True
+        ),
+        Column("time to loss", "s", get("time_to_loss_s"), number, "time to the target loss", detail=True),
         Column("step time", "ms", get("step_time_s", 1e-3), number, "median over steps of the slowest rank"),
         Column("peak memory", "MiB", get("peak_memory_bytes", mib), number, "of the worst rank"),
-        Column("sent", "MiB/step", get("comm_bytes_per_step", mib), number, "bytes that the busiest rank sends"),
-        Column("exposed", "ms/step", get("comm_exposed_s", 1e-3), number, "time a rank waits for others"),
+        Column(
+            "sent",
+            "MiB/step",
+            get("comm_bytes_per_step", mib),
+            number,
+            "bytes that the busiest rank sends",
+            detail=True,
+        ),
+        Column("exposed", "ms/step", get("comm_exposed_s", 1e-3), number, "time a rank waits for others", detail=True),
         Column("MFU", "%", get("mfu", 0.01), number, "model FLOPs utilisation"),
-        Column("accuracy", "%", get("accuracy_last", 0.01), number, "on the last step's batch"),
-        Column("numerics", "", get("numerics_max_rel_error"), fmt.relative_error, "largest difference to fp32"),
-        Column("energy", f"{view.unit.removesuffix('/s')}/J", get("tokens_per_j"), number, "of the measured window"),
-        Column("set-up", "s", _setup, number, "launch and set-up, before the first step"),
+        Column("accuracy", "%", get("accuracy_last", 0.01), number, "on the last step's batch", detail=True),
+        Column(
+            "numerics", "", get("numerics_max_rel_error"), fmt.relative_error, "largest difference to fp32", detail=True
+        ),
+        Column(
+            "energy",
+            f"{view.unit.removesuffix('/s')}/J",
+            get("tokens_per_j"),
+            number,
+            "of the measured window",
+            detail=True,
+        ),
+        Column("set-up", "s", _setup, number, "launch and set-up, before the first step", detail=True),
     )
 
 

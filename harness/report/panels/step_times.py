@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 from harness.report import format as fmt
-from harness.report.figures import MUTED, palette, row_figure, text
-from harness.report.labels import kind
-from harness.report.panels.base import TOP, Chart, top_note
+from harness.report.figures import MUTED, row_figure, text
+from harness.report.labels import Named
+from harness.report.panels.base import TOP, Chart, Table, top_note
 from harness.report.view import SweepView
 
 
-@dataclass(frozen=True)
-class Steps:
+@dataclass(frozen=True, kw_only=True)
+class Steps(Named):
     """One trial; each time is that of the slowest rank of a step."""
 
-    label: str
-    short: str
-    colour: str
     measured_s: tuple[float, ...]
     warmup_s: tuple[float, ...]
 
@@ -44,7 +41,7 @@ class StepTimes:
 def data(view: SweepView) -> StepTimes | None:
     """Step times of the best ok trials; None if no measured step of them is recorded."""
     slowest = view.steps.groupby(["trial_id", "step"]).agg(time=("step_time_s", "max"), phase=("phase", "first"))
-    known, colours = set(slowest.index.get_level_values(0)), palette(view.kinds)
+    known = set(slowest.index.get_level_values(0))
     trials = []
     for row in view.ranked[:TOP]:
         if row["trial_id"] not in known:
@@ -53,7 +50,7 @@ def data(view: SweepView) -> StepTimes | None:
         by_phase = {phase: tuple(map(float, times)) for phase, times in steps.groupby("phase")["time"]}
         measured, warmup = by_phase.get("measure", ()), by_phase.get("warmup", ())
         if measured:
-            trials.append(Steps(view.numbered(row), view.short(row), colours[kind(row)], measured, warmup))
+            trials.append(Steps(**vars(view.named(row)), measured_s=measured, warmup_s=warmup))
     return StepTimes(tuple(trials), _reading(trials), top_note(len(view.ranked))) if trials else None
 
 
@@ -73,6 +70,7 @@ def draw(times: StepTimes) -> Chart:
             marker={"color": trial.colour, "size": 4, "opacity": 0.6},
             line={"width": 1.5},
             name=text(trial.label),
+            meta={"trial": trial.at},
             hoverinfo="x+name",
             hoverlabel={"namelength": -1},
             showlegend=False,
@@ -83,6 +81,7 @@ def draw(times: StepTimes) -> Chart:
         y=[y for _, y, _ in warm],
         mode="markers",
         name="warm-up, not counted",
+        customdata=[trial.at for _, _, trial in warm],
         marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": MUTED}},
         hovertext=[f"<b>{text(t.label)}</b><br>warm-up step, {fmt.duration(x / 1e3)}" for x, _, t in warm],
         hoverinfo="text",
@@ -90,7 +89,17 @@ def draw(times: StepTimes) -> Chart:
     )
     far = bool(warm) and max(x for x, _, _ in warm) > 4e3 * max(max(t.measured_s) for t in trials)
     figure.update_xaxes(type="log" if far else "linear", **({} if far else {"rangemode": "tozero"}))
-    return Chart(figure=figure, reading=times.reading, note=times.note)
+    return Chart(figure=figure, reading=times.reading, note=times.note, table=_table(trials))
+
+
+def _table(trials: Sequence[Steps]) -> Table:
+    rows = []
+    for trial in trials:
+        times = trial.measured_s
+        low, middle, high = quantiles(times, n=4) if len(times) > 1 else times * 3
+        rows.append((trial.label, len(times), min(times), low, middle, high, max(times), len(trial.warmup_s)))
+    columns = ("plan", "steps", "fastest s", "quarter s", "median s", "three quarters s", "slowest s", "warm-up steps")
+    return Table(columns=columns, rows=tuple(rows))
 
 
 def _reading(trials: Sequence[Steps]) -> str:

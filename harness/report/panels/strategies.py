@@ -6,21 +6,19 @@ from collections import Counter
 from dataclasses import dataclass
 
 from harness.report import format as fmt
-from harness.report.figures import palette, row_figure, text
-from harness.report.labels import Row, kind
-from harness.report.panels.base import Chart
+from harness.report.figures import row_figure, text
+from harness.report.labels import Named, Row
+from harness.report.panels.base import Chart, Table
 from harness.report.view import SweepView
 
 _INELIGIBLE = "over the memory limit, or another workload"
 
 
-@dataclass(frozen=True)
-class Best:
+@dataclass(frozen=True, kw_only=True)
+class Best(Named):
     """The fastest ok trial that uses a strategy."""
 
     strategy: str
-    label: str
-    colour: str
     tokens_per_s: float
     low: float
     high: float
@@ -61,9 +59,8 @@ def data(view: SweepView) -> Strategies | None:
     best = _best(view, view.winner)
     if not best:
         return None
-    colours = palette(view.kinds)
     base = view.best("ddp", view.winner["workload_id"])
-    bars = [_bar(view, name, row, colours[kind(row)], base) for name, row in best.items()]
+    bars = [_bar(view, name, row, base) for name, row in best.items()]
     bars.sort(key=lambda bar: -bar.tokens_per_s)
     return Strategies(tuple(bars), view.unit, _reading(view, bars, base), _absent(view, set(best)))
 
@@ -77,6 +74,7 @@ def draw(strategies: Strategies) -> Chart:
         orientation="h",
         x=[bar.tokens_per_s for bar in bars],
         y=list(range(len(bars))),
+        customdata=[bar.at for bar in bars],
         marker={"color": [bar.colour for bar in bars]},
         error_x={
             "array": [bar.high - bar.tokens_per_s for bar in bars],
@@ -95,7 +93,18 @@ def draw(strategies: Strategies) -> Chart:
         outsidetextfont={"color": "var(--ink)"},
         cliponaxis=False,
     )
-    return Chart(figure=figure, reading=strategies.reading, note=strategies.absent)
+    return Chart(figure=figure, reading=strategies.reading, note=strategies.absent, table=_table(strategies))
+
+
+def _table(strategies: Strategies) -> Table:
+    columns = ("strategy", "plan", strategies.unit, "low", "high", "peak memory B", "against ddp")
+    return Table(
+        columns=columns,
+        rows=tuple(
+            (b.strategy, b.label, b.tokens_per_s, b.low, b.high, b.peak_memory_bytes, b.against_ddp)
+            for b in strategies.bars
+        ),
+    )
 
 
 def _best(view: SweepView, winner: Row) -> dict[str, Row]:
@@ -114,11 +123,17 @@ def _best(view: SweepView, winner: Row) -> dict[str, Row]:
     return best
 
 
-def _bar(view: SweepView, name: str, row: Row, colour: str, base: Row | None) -> Best:
+def _bar(view: SweepView, name: str, row: Row, base: Row | None) -> Best:
     middle, low, high = view.interval(row)
     against = "" if base is None or base["trial_id"] == row["trial_id"] else _against(row, base)
     return Best(
-        name, view.label(row), colour, middle or 0.0, low or 0.0, high or 0.0, against, row["peak_memory_bytes"]
+        **vars(view.named(row)),
+        strategy=name,
+        tokens_per_s=middle or 0.0,
+        low=low or 0.0,
+        high=high or 0.0,
+        against_ddp=against,
+        peak_memory_bytes=row["peak_memory_bytes"],
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness.report import certainty
 from harness.report import format as fmt
@@ -40,7 +42,7 @@ class Verdict:
     command: str
     """Repeats the winner's plan; empty if the sweep did not record one."""
     plan: str
-    """Every setting of the winner, as JSON."""
+    """Every setting of the winner, as the TOML that `run --plan FILE` reads."""
 
 
 def data(view: SweepView) -> Verdict:
@@ -60,8 +62,13 @@ def data(view: SweepView) -> Verdict:
             *certainty.sentences(view),
         ),
         command=str((view.info.get("repeat") or {}).get(winner["trial_id"], "")),
-        plan=json.dumps(settings(winner), sort_keys=True),
+        plan=_toml(settings(winner)),
     )
+
+
+def _toml(plan: Mapping[str, Any]) -> str:
+    """Settings as TOML; strings, numbers and booleans are written there as in JSON."""
+    return "\n".join(f"{name} = {json.dumps(value)}" for name, value in sorted(plan.items()) if value is not None)
 
 
 def draw(verdict: Verdict) -> Fragment:

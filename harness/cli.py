@@ -1,24 +1,18 @@
-"""The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
+"""The command line: what can be asked for. What the commands do stands in harness.commands."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from harness import __version__
+from harness import __version__, commands
 from harness.errors import HarnessError, InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.config import SweepConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +23,8 @@ app = typer.Typer(
     epilog="Example: python -m harness sweep",
 )
 
-NOTHING_SUCCEEDED, INTERRUPTED = 1, 130
+store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the results folder.")
+app.add_typer(store_app, name="store")
 
 Workload = Annotated[str | None, typer.Option(help="What to train: gpt-nano, gpt:blocks=6,width=384,heads=6, cnn, ...")]
 Data = Annotated[Path | None, typer.Option(help="Text, .jsonl, .parquet or .npy tokens, or a folder of text.")]
@@ -43,6 +38,7 @@ Measure = Annotated[str | None, typer.Option(help="Budget of a trial's measured 
 PrecisionTarget = Annotated[str | None, typer.Option(help="A window ends when its interval is this narrow: 2%.")]
 StartDeadline = Annotated[str | None, typer.Option(help="A trial without a first step hangs after this.")]
 StepDeadline = Annotated[str | None, typer.Option(help="A rank without a sign of life hangs after this.")]
+HardwareLabel = Annotated[str | None, typer.Option(help="Part of the hardware_id, such as ib-400g.")]
 Results = Annotated[Path | None, typer.Option(help="Folder of the parquet files.")]
 Reports = Annotated[Path | None, typer.Option(help="Folder of the HTML pages.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A knob's value, NAME=VALUE; may be repeated.")]
@@ -78,9 +74,11 @@ def sweep(
     resolution: Annotated[str | None, typer.Option(help="Difference between them that must show: 5%.")] = None,
     start_deadline: StartDeadline = None,
     step_deadline: StepDeadline = None,
+    hardware_label: HardwareLabel = None,
     seed: Seed = None,
     results: Results = None,
     reports: Reports = None,
+    also: Annotated[str | None, typer.Option(help="Other formats beside the page: csv,tensorboard.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep; an existing one is resumed.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with these options; an option wins over it.")] = None,
     as_json: Json = False,
@@ -88,7 +86,8 @@ def sweep(
     """Search the plans of the strategies in play and rank them."""
     options = {key: value for key, value in locals().items() if key not in ("config", "as_json")}
     options |= {"strategies": _names(strategies), "precision": _names(precision), "set": tuple(set) if set else None}
-    _guarded(lambda: _sweep(config, options | {"global_batch": _numbers(global_batch)}, as_json))
+    options["also"] = _names(also)
+    _guarded(lambda: commands.sweep(config, options | {"global_batch": _numbers(global_batch)}, as_json))
 
 
 @app.command(epilog="Example: python -m harness run --set data_parallel=zero1 --set micro_batch_size=4")
@@ -110,6 +109,7 @@ def run(
     precision_target: PrecisionTarget = None,
     start_deadline: StartDeadline = None,
     step_deadline: StepDeadline = None,
+    hardware_label: HardwareLabel = None,
     seed: Seed = None,
     results: Results = None,
     name: Annotated[str, typer.Option(help="Sweep to record the trial in.")] = "runs",
@@ -118,7 +118,7 @@ def run(
     """Run one plan and record it."""
     options = {key: value for key, value in locals().items() if key not in ("plan_id", "plan", "set", "as_json")}
     options["global_batch"] = None if global_batch is None else (global_batch,)
-    _guarded(lambda: _run(plan_id, plan, set or [], options, as_json))
+    _guarded(lambda: commands.run(plan_id, plan, set or [], options, as_json))
 
 
 @app.command(epilog="Example: python -m harness report my-sweep")
@@ -126,15 +126,42 @@ def report(
     name: Annotated[str | None, typer.Argument(help="The sweep; the last one if left out.")] = None,
     results: Results = Path("results"),
     reports: Reports = Path("reports"),
+    also: Annotated[str | None, typer.Option(help="Other formats beside the page: csv,tensorboard.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the page to this machine, and refresh it while the sweep runs.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of --watch; 0 for any that is free.", min=0, max=65535)] = 0,
 ) -> None:
     """Build the HTML page of a recorded sweep again."""
-    _guarded(lambda: _report(name, results or Path("results"), reports or Path("reports")))
+    formats = _names(also) or ()
+    folders = (results or Path("results"), reports or Path("reports"))
+    _guarded(lambda: commands.watch(name, folders[0], port) if watch else commands.report(name, *folders, formats))
+
+
+@app.command(epilog="Example: python -m harness compare results elsewhere/results --format markdown")
+def compare(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Results folders; results if left out.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Name or workload_id; all if left out.")] = None,
+    sweeps: Annotated[str | None, typer.Option(help="Sweeps to compare, such as monday,tuesday.")] = None,
+    price: Annotated[Path | None, typer.Option(help="TOML file: hardware_id = price of an hour.")] = None,
+    format: Annotated[str, typer.Option(help="html, markdown or json.")] = "html",
+    reports: Reports = Path("reports"),
+) -> None:
+    """Compare strategies across hardware, world sizes and versions."""
+    asked = {"workload": workload, "sweeps": _names(sweeps), "price": price}
+    _guarded(lambda: commands.compare(folders or [Path("results")], asked, format, reports or Path("reports")))
+
+
+@store_app.command(epilog="Example: python -m harness store compact")
+def compact(results: Results = Path("results")) -> None:
+    """Turn the many small files of recorded sweeps into few; readers and running sweeps are not disturbed."""
+    _guarded(lambda: commands.compact(results or Path("results")))
 
 
 @app.command(epilog="Example: python -m harness doctor")
 def doctor(results: Results = Path("results"), as_json: Json = False) -> None:
     """Say what this machine can run, what is missing, and how to mend it."""
-    _guarded(lambda: _doctor(results or Path("results"), as_json))
+    _guarded(lambda: commands.doctor(results or Path("results"), as_json))
 
 
 @app.callback(invoke_without_command=True)
@@ -151,141 +178,6 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-# -- the commands themselves
-
-
-def _sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
-    import time
-
-    began = time.monotonic()
-    from harness import launchers
-    from harness.config import load_config
-    from harness.display import SweepDisplay, print_result
-
-    config = load_config(path, options)
-    console = _console(to_stderr=as_json)
-    with launchers.create("local") as launcher, SweepDisplay(console, config.seconds, config.trials) as display:
-        launcher.warm_up()  # its imports take as long as ours and go on meanwhile
-        from harness.experiment import prepare
-        from harness.report.view import SweepView
-        from harness.sweep import Sweep
-
-        job = Sweep(prepare(config), display, launcher, began)
-        try:
-            ended = job.run()
-        except (HarnessError, KeyboardInterrupt):
-            display.close()
-            _show_recorded(console, config, job)
-            raise
-    view = SweepView.read(job.store, ended.hardware_id, ended.name) if ended.page else None
-    if view is not None:
-        print_result(console, view, job.launches.repeats)
-    _say_where(console, config, ended)
-    if as_json:
-        print(json.dumps(_answer(ended, view, job.launches.repeats)))
-    if ended.summary.interrupted:
-        return INTERRUPTED
-    return 0 if view is not None and view.winner is not None else NOTHING_SUCCEEDED
-
-
-def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
-    """After what ended the sweep early: what was recorded until then is whole, and the sweep can go on."""
-    from harness.display import print_result
-    from harness.repeat import resume_command
-    from harness.report.view import SweepView
-
-    if job.launches.launched:
-        print_result(console, SweepView.read(job.store, job.hardware_id, job.name), job.launches.repeats)
-    if job.begun:
-        resume = resume_command(config, job.name)
-        console.print(f"\nresume    {resume}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _say_where(console: Console, config: SweepConfig, ended: Any) -> None:
-    from harness.display import shares
-    from harness.repeat import resume_command
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    share = shares(ended.training_s, ended.wall_s)
-    trials = f"{ended.summary.launched} trials in {ended.wall_s:.0f} s, {share} of it in training steps"
-    say(f"\n{trials}; {ended.summary.stopped}")
-    say(f"results   {config.results}/trials, {config.results}/steps")
-    if ended.page is not None:
-        say(f"report    {ended.page}")
-    if ended.summary.interrupted:
-        say(f"resume    {resume_command(config, ended.name)}")
-
-
-def _answer(ended: Any, view: Any, repeats: dict[str, str]) -> dict[str, Any]:
-    """What a script may want to know of a sweep; `winners` has the first of each ranking."""
-    winners = [_winner(row, repeats) for row in view.winners] if view is not None else []
-    return {
-        "sweep": ended.name,
-        "hardware_id": ended.hardware_id,
-        "stopped": ended.summary.stopped,
-        "trials": ended.summary.launched_in_all,
-        "outcomes": view.outcomes if view is not None else {},
-        "winner": winners[0] if winners else None,
-        "winners": winners,
-        "report": None if ended.page is None else str(ended.page),
-    }
-
-
-def _winner(row: Any, repeats: dict[str, str]) -> dict[str, Any]:
-    return {**{name: _plain(value) for name, value in row.items()}, "repeat": repeats.get(row["trial_id"])}
-
-
-def _run(plan_id: str | None, path: Path | None, pairs: list[str], options: dict[str, Any], as_json: bool) -> int:
-    from harness.display import print_trial
-    from harness.single import run_once
-
-    console = _console(to_stderr=as_json)
-    result = run_once(plan_id, path, pairs, options)
-    print_trial(console, result)
-    if as_json:
-        print(json.dumps({name: _plain(value) for name, value in result.row.items()}))
-    return 0 if result.row["outcome"] == "ok" else NOTHING_SUCCEEDED
-
-
-def _report(name: str | None, results: Path, reports: Path) -> int:
-    from harness import report as pages
-    from harness.errors import UnknownNameError
-    from harness.store import Store
-
-    store = Store(results)
-    known = store.sweeps()
-    if not known:
-        raise InputError(f"{results} holds no sweep; run one first: python -m harness sweep")
-    chosen = [pair for pair in known if name is None or pair[1] == name]
-    if not chosen:
-        raise UnknownNameError("sweep", str(name), {sweep for _, sweep in known})
-    hardware_id, sweep_name = chosen[-1]
-    try:
-        print(pages.build(store, hardware_id, sweep_name, reports))
-    finally:
-        for problem in store.problems:
-            print(f"warning: {problem}", file=sys.stderr)
-    return 0
-
-
-def _doctor(results: Path, as_json: bool) -> int:
-    from dataclasses import asdict
-
-    from harness.doctor import State, examine
-
-    findings = examine(results)
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        for finding in findings:
-            print(f"{finding.state:8} {finding.name:20} {finding.found}")
-            if finding.fix:
-                print(f"{'':8} {'':20} fix: {finding.fix}")
-    return NOTHING_SUCCEEDED if any(finding.state is State.MISSING for finding in findings) else 0
-
-
 # -- helpers
 
 
@@ -299,7 +191,7 @@ def _guarded(command: Callable[[], int]) -> None:
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
+        code = commands.INTERRUPTED
     raise typer.Exit(code)
 
 
@@ -322,13 +214,6 @@ def _interrupted_once() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def _console(*, to_stderr: bool) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=to_stderr)
-    return console if console.is_terminal else Console(stderr=to_stderr, width=160)
-
-
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -338,7 +223,3 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(number) for number in text.split(","))
     except ValueError:
         raise InputError(f"the global batch is one number, or several separated by commas, but got {text!r}") from None
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

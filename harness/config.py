@@ -29,6 +29,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)", re.I
 _BYTES = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,39}")
 
 
 def parse_duration(text: str) -> float:
@@ -112,10 +113,14 @@ class SweepConfig:
     """When ranks without a sign of life count as hanging."""
     seed: int = 0
     """Of weights, data order and search."""
+    hardware_label: str | None = None
+    """Part of the hardware_id, for what cannot be detected, such as the network between machines."""
     results: Path = Path("results")
     """Folder of the parquet files."""
     reports: Path = Path("reports")
     """Folder of the HTML pages."""
+    also: tuple[str, ...] = ()
+    """Other formats in which the sweep is written beside its page: csv, tensorboard."""
     name: str | None = None
     """Name of the sweep; an existing one is resumed; None: a new one."""
 
@@ -125,6 +130,10 @@ class SweepConfig:
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise InputError(
                 f"a name has up to 80 letters, digits, dots, dashes and underscores, but got {self.name!r}"
+            )
+        if self.hardware_label is not None and not _LABEL.fullmatch(self.hardware_label):
+            raise InputError(
+                f"a hardware label has up to 40 letters, digits, dots and dashes, but got {self.hardware_label!r}"
             )
         lowest = {"world_size": 1, "trials": 1, "seq_len": 1, "seed": 0, "finalists": 1, "relaunches": 0}
         for option, low in lowest.items():

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import strategies
@@ -105,7 +105,7 @@ def prepare(config: SweepConfig) -> Experiment:
     check_writable(config.results)
     check_writable(config.reports)
     samplers.check(config.sampler, 2 if config.objective == "pareto" else 1)
-    machine = hardware.detect()
+    machine = replace(hardware.detect(), label=config.hardware_label)
     chosen = _strategies(config.strategies)
     fixed = parse_settings(config.set, strategies.knobs(strategies.registry().values()))
     batches: Sequence[int | None] = config.global_batch or (None,)

@@ -65,6 +65,8 @@ class Hardware:
     """Name and version of the operating system."""
     torch_build: str | None = None
     """Version of torch with its build, such as "2.13.0+cpu"; None if torch is not installed."""
+    label: str | None = None
+    """What the user says of it that cannot be detected, such as the network between machines."""
 
     @property
     def device_type(self) -> str:
@@ -76,11 +78,13 @@ class Hardware:
     def hardware_id(self) -> str:
         """Readable slug plus hash, such as "cpu-amd-epyc-2c-23g-1a2b3c" or "8xh100-80g-4d5e6f"."""
         text = json.dumps(self.identity(), sort_keys=True)
-        return f"{self._slug()}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+        slug = f"{self._slug()}-{_dashed(self.label)}" if self.label else self._slug()
+        return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
     def identity(self) -> dict[str, Any]:
         """The facts that decide whether two measurements may be compared; momentary values are not among them."""
-        return {
+        said = {"label": self.label} if self.label else {}
+        return said | {
             "cpu": [self.cpu_model, self.usable_cores, _gib(self.memory_bytes)],
             "devices": [[d.name, _gib(d.memory_bytes), d.power_limit_w, d.driver] for d in self.devices],
             "links": [[d.nvlinks, d.pcie_generation, d.pcie_width] for d in self.devices],
@@ -103,6 +107,7 @@ class Hardware:
             "memory": f"{self.memory_bytes / GIB:.1f} GiB",
             "devices": "; ".join(f"{n} x {_device_text(d)}" for d, n in Counter(self.devices).items()),
             "interconnect": self.interconnect,
+            "label": self.label,
             "driver": ", ".join(sorted({d.driver for d in self.devices if d.driver})),
             "torch": self.torch_build,
             "operating system": self.operating_system,

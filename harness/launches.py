@@ -18,6 +18,7 @@ from harness.records import Outcome, Role
 from harness.search.evaluation import Evaluation, Recorded, Ticket
 from harness.standings import Row
 from harness.store import Store
+from harness.trial import calibrate
 from harness.trial.runner import Result, Runner
 
 MOST_FUTILE = 3
@@ -48,10 +49,16 @@ def make_runner(
 
 
 def learn_peaks(experiment: Experiment, runner: Runner) -> bool:
-    """Have the runner's trials judged by the machine's peak; whether it could be measured."""
-    workload = next(iter(experiment.workloads.values()))
-    measured = runner.measure_peaks(experiment.reference_plan(workload), workload, experiment.facts(workload, 1))
+    """Have the runner's trials judged by the machine's peak; whether it could be measured.
+
+    The interconnect is measured too, where there is one, and kept for comparisons.
+    """
+    workload, world = next(iter(experiment.workloads.values())), experiment.world_size
+    measured = calibrate.peaks(runner, experiment.reference_plan(workload), workload, experiment.facts(workload, 1))
     runner.peaks = Peaks(devices=tuple(device.name for device in experiment.hardware.devices), measured=measured)
+    if world > 1:
+        plan = experiment.plan({"dp": world, "micro_batch_size": 1})
+        calibrate.interconnect(runner, plan, workload, experiment.facts(workload))
     return measured is not None
 
 

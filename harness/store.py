@@ -210,6 +210,11 @@ class Store:
         """What `write_peaks` kept; None if there is nothing readable."""
         return self._json(self._peaks_path(hardware_id))
 
+    def state(self, hardware_id: str, sweep: str) -> str:
+        """A text that changes whenever something of a sweep is recorded."""
+        places = (self._partition("trials", hardware_id, sweep), self._info_path(hardware_id, sweep))
+        return "-".join(str(place.stat().st_mtime_ns) if place.exists() else "none" for place in places)
+
     def sweeps(self) -> list[tuple[str, str]]:
         """(hardware_id, sweep) of every sweep with a recorded trial, the one written last at the end."""
         folders = sorted(self.root.glob("trials/hardware_id=*/sweep=*"), key=lambda p: p.stat().st_mtime)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from harness.errors import InputError, MeasurementError, StoreError
 from harness.experiment import Experiment
 from harness.launchers.base import Launcher
 from harness.launches import FinalLaunch, Launches, learn_peaks, make_runner
+from harness.report.live import Refresh
 from harness.search import loop
 from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summary
 from harness.search.spaces import Spaces
@@ -106,6 +108,23 @@ class Sweep:
             on_result=self.display.recorded,
         )
 
+    @cached_property
+    def _page(self) -> Refresh:
+        return Refresh(self._show)
+
+    def _show(self) -> None:
+        """The page of what is recorded so far; a sweep goes on without it."""
+        self._write_info(None)
+        try:
+            report.build(self.store, self.hardware_id, self.name, self.experiment.config.reports)
+        except StoreError as error:
+            self.display.message(f"the page was not refreshed: {error}")
+
+    def _event(self, event: Event) -> None:
+        self.display.event(event)
+        if event.evaluation is not None and not event.repeated:
+            self._page.maybe()
+
     def run(self) -> Ended:
         """Search, then launch the best plans again, until the budget is spent or the user interrupts.
 
@@ -115,6 +134,7 @@ class Sweep:
             StoreError: a recorded file of this sweep is corrupt, or the results cannot be written.
             MeasurementError: the reference does not run.
         """
+        report.check(self.experiment.config.also)
         spaces = Spaces(self.experiment.spaces(), compared=self.launches.compared)
         self.launches.showcases = frozenset((p.global_batch_size, p.plan) for p in spaces.showcases())
         self._recorded()  # refuses before anything is written
@@ -141,7 +161,7 @@ class Sweep:
                 sampler=self.experiment.config.sampler,
                 seed=self.experiment.config.seed,
                 recorded=recorded,
-                on_event=self.display.event,
+                on_event=self._event,
             )
             summary = summary if summary.interrupted else self._finals(summary)
         return self._end(summary)
@@ -150,6 +170,7 @@ class Sweep:
         rounds = [0]
 
         def say(launch: FinalLaunch) -> None:
+            self._page.maybe()
             if launch.round > rounds[-1]:
                 rounds.append(launch.round)
                 extra = launch.round > launch.rounds
@@ -251,9 +272,10 @@ class Sweep:
     def _end(self, summary: Summary) -> Ended:
         self._write_info(summary)
         self.store.merge(self.hardware_id, self.name)
-        page = None
+        page, config = None, self.experiment.config
         if not self.store.trials(self.name, self.hardware_id).empty:
-            page = report.build(self.store, self.hardware_id, self.name, self.experiment.config.reports)
+            page = report.build(self.store, self.hardware_id, self.name, config.reports)
+            report.also(config.also, self.store, self.hardware_id, self.name, config.reports)
         wall = time.monotonic() - self.began
         return Ended(self.name, self.hardware_id, summary, page, wall, self.launches.training_s)
 

@@ -8,6 +8,8 @@ import pytest
 from harness.launchers.base import Launcher
 from harness.peaks import PUBLISHED, Peaks, published
 from harness.store import Store
+from harness.trial import calibrate
+from harness.trial.job import Deadlines
 from harness.trial.runner import Runner
 from tests.tiny import facts, gpt, plan
 
@@ -55,15 +57,42 @@ def test_an_unknown_peak_gives_no_mfu(settings: dict[str, str]) -> None:
     assert Peaks().columns(plan({"micro_batch_size": 4}), 1, row) == {}
 
 
+def runner(launcher: Launcher, folder: Path) -> Runner:
+    return Runner(launcher=launcher, store=Store(folder), hardware_id="hw", sweep="s", cores=2)
+
+
 def test_the_peak_is_measured_once_and_then_remembered(launcher: Launcher, tmp_path: Path) -> None:
-    made = Runner(launcher=launcher, store=Store(tmp_path), hardware_id="hw", sweep="s", cores=2)
+    made = runner(launcher, tmp_path)
     workload, alone = gpt(), plan({"micro_batch_size": 1})
-    found = made.measure_peaks(alone, workload, facts(workload, 1))
+    found = calibrate.peaks(made, alone, workload, facts(workload, 1))
     assert found is not None
     assert found["flops_per_s"]["fp32"] > 1e8
     assert found["copy_bytes_per_s"] > 1e7
-    path = tmp_path / "hardware" / "hw.json"
-    path.write_text(json.dumps({**found, "copy_bytes_per_s": 1.0}))
-    again = made.measure_peaks(alone, workload, facts(workload, 1))
+    kept = json.loads((tmp_path / "hardware" / "hw.json").read_text())
+    assert kept["usable_cores"] == 2
+    (tmp_path / "hardware" / "hw.json").write_text(json.dumps({**kept, "copy_bytes_per_s": 1.0}))
+    again = calibrate.peaks(made, alone, workload, facts(workload, 1))
     assert again is not None
     assert again["copy_bytes_per_s"] == 1.0
+
+
+def test_the_interconnect_is_measured_once_for_each_number_of_ranks(launcher: Launcher, tmp_path: Path) -> None:
+    made = runner(launcher, tmp_path)
+    made.store.write_peaks("hw", MEASURED)
+    workload, pair = gpt(), plan({"dp": 2, "micro_batch_size": 1})
+    found = calibrate.interconnect(made, pair, workload, facts(workload, 2))
+    assert found is not None
+    assert found["backend"] == "gloo"
+    assert found["all_reduce_bytes_per_s"] > 1e6
+    assert 0 < found["all_reduce_latency_s"] < 1
+    assert calibrate.interconnect(made, pair, workload, facts(workload, 2)) == found
+    kept = made.store.peaks("hw")
+    assert kept is not None
+    assert kept == {**MEASURED, "interconnect": {"2": found}}
+
+
+def test_what_cannot_be_measured_is_none(launcher: Launcher, tmp_path: Path) -> None:
+    made, workload = runner(launcher, tmp_path), gpt()
+    made.deadlines = Deadlines(start=0.0, step=1.0)
+    assert calibrate.peaks(made, plan({"micro_batch_size": 1}), workload, facts(workload, 1)) is None
+    assert made.store.peaks("hw") is None

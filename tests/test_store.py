@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -21,6 +20,8 @@ from harness import store as store_module
 from harness.errors import StoreError
 from harness.records import PARTITIONS, STEPS, TRIALS, Column
 from harness.store import Store, arrow_schema
+
+from .stores import files, filled, read_by_pandas, steps, trial
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "string": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
@@ -36,32 +37,6 @@ def rows(columns: tuple[Column, ...]) -> st.SearchStrategy[dict[str, Any]]:
     needed = {c.name: VALUES[c.type] for c in columns if c.required}
     others = {c.name: st.none() | VALUES[c.type] for c in columns if not c.required}
     return st.fixed_dictionaries(needed, optional=others)
-
-
-def trial(number: int, **values: Any) -> dict[str, Any]:
-    """A row of `trials`."""
-    examples = {"string": "x", "int64": 1, "float64": 1.0, "bool": False, "timestamp": datetime(2025, 1, 1, tzinfo=UTC)}
-    needed = {column.name: examples[column.type] for column in TRIALS if column.required}
-    return {**needed, "trial_id": f"t{number}", "started_at": datetime(2025, 1, 1, 0, number, tzinfo=UTC), **values}
-
-
-def steps(number: int, count: int = 2, ranks: int = 2) -> list[dict[str, Any]]:
-    """Rows of `steps` of a trial."""
-    fixed = {"trial_id": f"t{number}", "phase": "measure", "step_time_s": 0.1, "tokens": 8}
-    return [{**fixed, "rank": rank, "step": step} for rank in range(ranks) for step in range(count)]
-
-
-def filled(root: Path, sweep: str = "s", count: int = 3, first: int = 0) -> Store:
-    """A store with `count` trials of a sweep, numbered from `first`."""
-    store = Store(root)
-    for number in range(first, first + count):
-        store.append("hw", sweep, trial(number), steps(number))
-    return store
-
-
-def files(root: Path) -> list[Path]:
-    """What readers see: hidden files are none of theirs."""
-    return sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def same(ours: Any, theirs: Any) -> bool:
@@ -152,10 +127,6 @@ def test_files_carry_units_and_meanings(tmp_path: Path) -> None:
 # -- one table for others
 
 
-def read_by_pandas(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder)
-
-
 def read_by_pyarrow(folder: Path) -> pd.DataFrame:
     return ds.dataset(folder, partitioning="hive").to_table().to_pandas()
 
@@ -243,92 +214,12 @@ def test_damaged_sweep_info_and_references_are_named(tmp_path: Path) -> None:
     assert len(store.problems) == 2
 
 
-# -- merging
-
-
-def test_merging_keeps_every_row_in_one_file_and_can_be_repeated(tmp_path: Path) -> None:
-    store = filled(tmp_path)
-    before = store.trials(), store.steps()
-    store.merge("hw", "s")
-    merged = files(tmp_path)
-    assert len(merged) == 2
-    store.merge("hw", "s")
-    assert files(tmp_path) == merged
-    pd.testing.assert_frame_equal(store.trials(), before[0])
-    pd.testing.assert_frame_equal(store.steps(), before[1])
-
-
-def test_a_resumed_sweep_is_merged_again(tmp_path: Path) -> None:
-    store = filled(tmp_path)
-    store.merge("hw", "s")
-    store.append("hw", "s", trial(8), steps(8))
-    store.merge("hw", "s")
-    assert len(files(tmp_path)) == 2
-    assert list(store.trials()["trial_id"]) == ["t0", "t1", "t2", "t8"]
-
-
-def test_an_interrupted_merge_doubles_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = filled(tmp_path)
-
-    def interrupted(path: Path) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            store.merge("hw", "s")
-    assert (len(store.trials()), len(store.steps())) == (3, 12)
-    store.merge("hw", "s")
-    assert (len(read_by_pandas(tmp_path / "trials")), len(read_by_pandas(tmp_path / "steps"))) == (3, 12)
-
-
-def test_many_small_files_are_merged_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MERGE_AT", 4)
-    store = filled(tmp_path, count=12)
-    assert len(files(tmp_path / "trials")) == len(files(tmp_path / "steps")) == 4  # two merged ones and two trials
-    assert list(store.trials()["trial_id"]) == [f"t{number}" for number in range(12)]
-    assert len(read_by_pandas(tmp_path / "steps")) == 12 * 4
-
-
-def test_a_merge_beside_a_merge_leaves_the_files_to_it(tmp_path: Path) -> None:
-    store = filled(tmp_path)
-    before = files(tmp_path)
-    with filelock.FileLock(tmp_path / "trials" / "hardware_id=hw" / "sweep=s" / ".merging"):
-        store.merge("hw", "s")
-    assert files(tmp_path) == before
-
-
-def test_a_file_that_is_merged_away_while_reading_is_found_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filled(tmp_path)
-    reader, read = Store(tmp_path), Store._read_file
-
-    def merge_meanwhile(self: Store, path: Path, columns: tuple[Column, ...]) -> Any:
-        monkeypatch.setattr(Store, "_read_file", read)
-        Store(tmp_path).merge("hw", "s")
-        return read(self, path, columns)
-
-    monkeypatch.setattr(Store, "_read_file", merge_meanwhile)
-    assert list(reader.trials()["trial_id"]) == ["t0", "t1", "t2"]
-    assert reader.problems == []
-
-
-def test_merging_leaves_a_damaged_file_where_it_is(tmp_path: Path) -> None:
-    store = filled(tmp_path)
-    damaged = tmp_path / "trials" / "hardware_id=hw" / "sweep=s" / "t1.parquet"
-    damaged.write_bytes(b"damaged")
-    store.merge("hw", "s")
-    assert damaged.read_bytes() == b"damaged"
-    assert list(store.trials()["trial_id"]) == ["t0", "t2"]
-
-
 # -- what cannot be written
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match=r"steps/hardware_id=hw/sweep=s cannot be written: Not a directory"):
+    with pytest.raises(StoreError, match=r"trials/hardware_id=hw cannot be written: Not a directory"):
         filled(tmp_path / "file")
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from harness.errors import StoreError
+from harness.report import format as fmt
 from harness.report.panels.base import Chart, Fragment, Table
 
 _HERE = Path(__file__).parent
@@ -144,6 +145,8 @@ def _templates() -> Environment:
         "table_json": _table_json,
         "data_json": _data_json,
         "fragment": _fragment,
+        "rate": fmt.rate,
+        "times": fmt.times,
     }
     environment.tests["chart"] = lambda drawn: isinstance(drawn, Chart)
     return environment

@@ -136,3 +136,8 @@ def by_name(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(by_name("", item) for item in value) or MISSING
     return json.dumps(value, default=str) if isinstance(value, dict) else str(value)
+
+
+def plain(text: str) -> str:
+    """With ordinary spaces instead of those that keep a number and its unit together."""
+    return text.replace(NBSP, " ")

@@ -66,8 +66,8 @@ def settings(row: Row) -> dict[str, Any]:
 def labels(rows: Sequence[Row]) -> dict[str, str]:
     """trial_id -> the shortest name that tells a trial from the others of `rows`.
 
-    It starts with strategy and degrees; then come the knobs that differ in the sweep, and those that differ only
-    between trials of this strategy. A second plan of the same name ends with "(2)"; launches of one plan
+    It starts with strategy and degrees; then come the knobs that differ in the sweep, and those in which the trial
+    differs from more than half of this strategy's. A second plan of the same name ends with "(2)"; launches of one plan
     share its name.
     """
     first: dict[tuple[str, str], str] = {}
@@ -86,10 +86,19 @@ def _names(rows: Sequence[Row]) -> dict[str, str]:
         families[head].append(plans[trial])
     differ = {name for name in _varying(list(plans.values())) if name in _ALWAYS_COMPARED}
     within = {head: [n for n in _varying(members) if n not in _ALWAYS_COMPARED] for head, members in families.items()}
-    names = {
-        t: _label(heads[t], plans[t], [n for n in _ALWAYS_COMPARED if n in differ] + within[heads[t]]) for t in plans
-    }
+    usual = {head: _usual(members, within[head]) for head, members in families.items()}
+    names = {}
+    for trial, plan in plans.items():
+        head = heads[trial]
+        unusual = [name for name in within[head] if repr(plan.get(name)) != usual[head].get(name)]
+        names[trial] = _label(head, plan, [name for name in _ALWAYS_COMPARED if name in differ] + unusual)
     return _numbered(names)
+
+
+def _usual(plans: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, str]:
+    """Knob -> the value that more than half of the plans have; knobs without one are absent."""
+    counts = {name: Counter(repr(plan.get(name)) for plan in plans).most_common(1)[0] for name in names}
+    return {name: value for name, (value, count) in counts.items() if 2 * count > len(plans)}
 
 
 def _head(row: Row, rows: Sequence[Row]) -> str:

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError, UnknownNameError
+from harness.records import Outcome
 from harness.report import format as fmt
 from harness.report.figures import palette
 from harness.report.labels import Named, Row, kind, labels
-from harness.records import Outcome
 from harness.standings import USABLE, Standing, Standings, order, over, score, standings
 from harness.store import plain_rows
 

@@ -12,6 +12,8 @@ from strategies.base import Setting
 
 FEWEST = 10
 """Trials below which nothing is said."""
+MOST_VALUES, QUARTERS = 6, 4
+"""Different numbers of a knob that count each for itself; parts into which more are divided."""
 TOP = 0.25
 """Share of the trials that count as the best."""
 
@@ -27,7 +29,8 @@ def importance(settings: Sequence[Mapping[str, Setting]], values: Sequence[float
         values: of the trials in the same order; more is better.
     """
     names = sorted({name for plan in settings for name in plan})
-    texts = [{name: _text(plan.get(name)) for name in names} for plan in settings]
+    by_name = {name: classes([plan.get(name) for plan in settings]) for name in names}
+    texts = [{name: by_name[name][at] for name in names} for at in range(len(settings))]
     choices = {name: sorted({plan[name] for plan in texts}) for name in names}
     varied = {name: CategoricalDistribution(found) for name, found in choices.items() if len(found) > 1}
     if len(values) < FEWEST or not varied or max(values) == min(values):
@@ -43,11 +46,29 @@ def importance(settings: Sequence[Mapping[str, Setting]], values: Sequence[float
         study.add_trials(trials)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator(baseline_quantile=TOP)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP)
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
     finally:
         optuna.logging.set_verbosity(level)
 
 
+def classes(values: Sequence[Setting | None]) -> list[str]:
+    """Values of a knob as text; numbers that hardly ever repeat as quarters of them, such as "3.1 to 12".
+
+    Args:
+        values: None where a plan does not have the knob.
+    """
+    numbers = sorted(v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool))
+    if len(set(numbers)) <= MOST_VALUES:
+        return [_text(value) for value in values]
+    ends = [numbers[(len(numbers) - 1) * part // QUARTERS] for part in range(QUARTERS + 1)]
+    return [_range(value, ends) if isinstance(value, (int, float)) else _text(value) for value in values]
+
+
+def _range(value: float, ends: Sequence[float]) -> str:
+    at = next(at for at in range(1, len(ends)) if value <= ends[at])
+    return f"{ends[at - 1]:.3g} to {ends[at]:.3g}"
+
+
 def _text(value: Setting | None) -> str:
-    return "–" if value is None else str(value)
+    return "without" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -62,7 +62,7 @@ class RankTrial:
             watch[PROFILED_STEP] = self._profiled_step
         for step in range(self.job.measurement.warmup_steps):
             watched = None if self.job.plan["compile"] else watch.get(step)
-            watched() if watched else self._step("warmup")
+            watched() if watched else self.step("warmup")
         self._report("warmup", self.clock.all())
         watched_steps = [] if self.job.plan["compile"] else list(watch)
         self.usual = [t for i, t in enumerate(self.clock.all()) if i > 0 and i not in watched_steps] or self.clock.all()
@@ -87,7 +87,7 @@ class RankTrial:
         fixed = settings.max_steps <= settings.min_steps
         agreement = Agreement(lambda times: why_stop(times, settings), self.group)
         for number in range(1, settings.max_steps + 1):
-            self._step("measure")
+            self.step("measure")
             if not fixed and number % turn == 0 and (stop := agreement.turn(self.clock.finished())):
                 return stop
         agreement.close()
@@ -101,7 +101,8 @@ class RankTrial:
 
     # -- one step
 
-    def _step(self, phase: str) -> None:
+    def step(self, phase: str) -> None:
+        """One step, with everything that is told of it."""
         device = self.training.device
         inputs, targets = self.job.workload.samples(self.next_step, self.indices)
         result = self.training.step(
@@ -150,7 +151,7 @@ class RankTrial:
             self.memory.reset_peak()
         try:
             with observer:
-                self._step("warmup")
+                self.step("warmup")
         finally:
             del engine.finish_gradients
         sent = {name: {"bytes": total, "calls": calls} for name, (total, calls) in sorted(observer.sent.items())}
@@ -168,7 +169,7 @@ class RankTrial:
 
     def _profiled_step(self) -> None:
         def step() -> None:
-            self._step("warmup")
+            self.step("warmup")
             # The profiler must not end before what it watches; a gather that would go on into the next step counts as
             # exposed here.
             self.training.engine.drain()

@@ -59,7 +59,7 @@ def run(job: Job, rank: int, events: EventWriter) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, job.memory_limit / total), device)
     torch.set_num_threads(job.threads)
     if job.world_size > 1:
-        _join(job, rank, device)
+        join(job, rank, device)
     training = build(job, device)
     gc.collect()
     gc.freeze()  # what the build made stays; collecting it again in every step would only cost time
@@ -116,7 +116,7 @@ def outcome_of(error: BaseException) -> str:
     return "crash"
 
 
-def _join(job: Job, rank: int, device: torch.device) -> None:
+def join(job: Job, rank: int, device: torch.device) -> None:
     """Meet the other ranks through a file in the job's folder: no port, no host name."""
     backend = dist.get_default_backend_for_device(device)
     dist.init_process_group(

@@ -218,35 +218,31 @@ class Runner:
             raise KeyboardInterrupt
         return summary.profiled(trace) if ending.outcome is Outcome.OK else {}
 
-    def measure_peaks(self, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
-        """What the machine multiplies and copies at most: from the store, or measured by one process now.
+    def apart(
+        self, plan: Plan, workload: Workload, facts: Facts, target: Callable[[Job, int], None], file: str
+    ) -> dict[str, Any] | None:
+        """Run something else than a trial on the ranks of a plan.
 
         Args:
-            plan: one rank.
-            workload: any.
-            facts: those of a world of one rank.
+            plan: how many ranks.
+            workload: in the job.
+            facts: in the job.
+            target: what each rank runs.
+            file: JSON that it writes into the job's folder.
 
         Returns:
-            What `harness.trial.peak` writes; None if it could not be measured.
+            What it wrote; None if it wrote nothing before its deadline.
         """
-        recorded = self.store.peaks(self.hardware_id)
-        if recorded is not None:
-            return recorded
         with self._job(plan, workload, facts, self.measurement) as job:
-            from harness.trial import peak  # imports torch
-
-            ranks = self.launcher.start(job, peak.main)
+            ranks = self.launcher.start(job, target)
             try:
                 end = time.monotonic() + self.deadlines.start
                 while ranks.running and time.monotonic() < end:
                     ranks.wait(TICK)
             finally:
                 ranks.kill()
-            written = job.folder / peak.FILE
-            if not written.exists():
-                return None
-            found: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
-        self.store.write_peaks(self.hardware_id, found)
+            written = job.folder / file
+            found: dict[str, Any] | None = json.loads(written.read_text("utf-8")) if written.exists() else None
         return found
 
     def _reference_trial(

@@ -78,7 +78,7 @@ def trial(
         "numerics_tolerance": 1e-4,
         "launch_s": 0.2,
         "setup_s": 0.3,
-        "schema_version": 2,
+        "schema_version": 3,
         "harness_version": "0.1.0",
         "torch_version": "2.0",
         **columns,
@@ -128,7 +128,8 @@ def final(of: Mapping[str, Any], number: int, tokens_per_s: float) -> dict[str, 
     """A final launch of the plan of a row."""
     rates = {f"tokens_per_s{end}": tokens_per_s for end in ("", "_low", "_high")}
     step = {"step_time_s": 800 / tokens_per_s, "started_at": of["started_at"] + timedelta(hours=number)}
-    return {**of, "trial_id": f"{of['trial_id']}-final{number}", "role": "final", **rates, **step}
+    launch = {"trial_id": f"{of['trial_id']}-final{number}", "role": "final", "round": number}
+    return {**of, **launch, **rates, **step}
 
 
 def decided() -> list[dict[str, Any]]:

@@ -22,11 +22,12 @@ def test_single_launches_are_said_to_be_single_launches(make_view: View) -> None
 def test_fresh_launches_give_their_spread_and_the_smallest_difference_that_would_have_been_seen(
     make_view: View,
 ) -> None:
-    # Standard deviation of ln 1040, 1050, 1060 and ln 1090, 1100, 1110, four degrees of freedom:
-    # (2.776 + 0.941) x 0.00931 x sqrt(2/3) = 0.0283.
+    # Standard deviation of ln 1040, 1050, 1060 and ln 1090, 1100, 1110 is 0.93 %. In a round both plans rise alike:
+    # what is left has two degrees of freedom, and (5.64 + 2.92) x 0.00031 x sqrt(2/3) = 0.0021.
     assert said(make_view(decided())).startswith(
-        "2 plans had 6 fresh launches in turns. Launches of one plan differ by 0.93 % (standard deviation); "
-        "a difference of 2.9 % between two of these plans would have been seen (with 80 % probability)."
+        "2 plans had 6 fresh launches in turns. Launches of one plan differ by 0.93 % (standard deviation), those of "
+        "one round by 0.031 %; a difference of 0.21 % between two of these plans would have been seen (with 95 % "
+        "probability)."
     )
 
 

@@ -25,6 +25,11 @@ def test_a_knob_of_one_strategy_is_named_only_where_its_trials_differ() -> None:
     assert found == ["ddp dp2", "zero2 dp2 · bucket 1 MB", "zero2 dp2 · bucket 8 MB"]
 
 
+def test_a_value_that_most_plans_of_a_strategy_have_is_not_named() -> None:
+    found = names({"bucket_mb": 25.0, "micro_batch_size": 1}, {"bucket_mb": 25.0}, {"bucket_mb": 8.0})
+    assert found == ["ddp dp2 · mb 1", "ddp dp2 · mb 4", "ddp dp2 · mb 4 · bucket 8 MB"]
+
+
 def test_a_switch_is_named_by_what_it_is() -> None:
     found = names({"static_graph": True, "compile": "block"}, {"static_graph": False})
     assert found == ["ddp dp2 · compile block · static graph", "ddp dp2 · no static graph"]

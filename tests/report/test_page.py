@@ -55,10 +55,26 @@ def test_only_the_pages_own_scripts_may_run(make_store: Make, tmp_path: Path) ->
 
 def test_every_chart_has_a_figure_that_plotly_can_read(make_store: Make, tmp_path: Path) -> None:
     found = page(make_store(), tmp_path)
-    wanted = [a["data-figure"] for _, a in found.elements if "data-figure" in a]
-    figures = [json.loads(text) for kind, text in found.scripts if kind == "application/json"]
-    assert len(wanted) == len(figures) == 6
-    assert all(figure["data"] and figure["layout"] for figure in figures)
+    charts = {a["id"] for _, a in found.elements if a.get("class") == "chart"}
+    figures = [a for tag, a in found.elements if tag == "script" and "data-of" in a]
+    assert len(charts) == 10
+    assert {a["data-of"] for a in figures} == charts
+    blocks = [json.loads(text) for kind, text in found.scripts if kind == "application/json"]
+    drawn = [block for block in blocks if "layout" in block]
+    assert len(drawn) == len(figures)
+    assert all(figure["data"] for figure in drawn)
+
+
+def test_what_a_point_stands_for_is_a_line_of_the_table(make_store: Make, tmp_path: Path) -> None:
+    found = page(make_store(), tmp_path)
+    blocks = [json.loads(text) for kind, text in found.scripts if kind == "application/json"]
+    (trials,) = [block for block in blocks if "ids" in block]
+    rows = [(a["id"] or "").removeprefix("trial-") for tag, a in found.elements if tag == "tr" and a.get("id")]
+    assert trials["ids"] == rows
+    used = {
+        at for block in blocks if "layout" in block for trace in block["data"] for at in trace.get("customdata", [])
+    }
+    assert used == {0, 1, 2, 3}
 
 
 def test_hostile_names_and_reasons_stay_text(make_store: Make, tmp_path: Path) -> None:
@@ -81,8 +97,9 @@ def test_hostile_names_are_not_markup_for_plotly_either(make_store: Make, tmp_pa
     found = page(make_store([trial("a1", plan={"data_parallel": HOSTILE})]), tmp_path)
     blocks = [text for kind, text in found.scripts if kind == "application/json"]
     assert all("<" not in text for text in blocks)
-    assert not any("<script" in json.dumps(json.loads(text)) for text in blocks)
-    assert any("&lt;/script&gt;" in json.dumps(json.loads(text)) for text in blocks)
+    figures = [json.dumps(block) for text in blocks if "layout" in (block := json.loads(text))]
+    assert not any("<script" in figure for figure in figures)
+    assert any("&lt;/script&gt;" in figure for figure in figures)
 
 
 def test_a_page_where_everything_failed_says_so(make_store: Make, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 
 import pytest
@@ -11,19 +12,25 @@ from harness.report.panels import (
     communication,
     environment,
     failures,
+    feasibility,
     finals,
+    knobs,
     losses,
     memory,
     pareto,
+    progress,
     ranking,
+    repeat,
     step_times,
     strategies,
+    timeline,
+    traces,
     verdict,
 )
 from harness.report.panels.base import TOP, Chart
 from harness.report.view import SweepView
 
-from .rows import MIB, decided, failure, final, trial
+from .rows import MIB, decided, failure, final, trial, typical
 
 View = Callable[..., SweepView]
 
@@ -134,6 +141,7 @@ def test_an_advantage_within_the_intervals_is_called_unsure(make_view: View) -> 
 def test_the_pareto_front_runs_from_the_leanest_to_the_fastest(make_view: View) -> None:
     found = pareto.data(make_view())
     assert found is not None
+    assert [point.at for point in found.points] == [0, 1, 2, 3]
     assert [point.trial_id for point in found.front] == ["d4", "c3", "b2"]
     assert [point.trial_id for point in found.points if point.winner] == ["b2"]
     assert "33 % less memory and is 36 % slower" in plain(found.reading)
@@ -187,7 +195,6 @@ def test_the_environment_flattens_what_was_recorded(make_view: View) -> None:
     lines = {name: value for group in found.groups for name, value in group.facts}
     assert lines["model layers"] == "4"
     assert plain(lines["memory"]) == "8.00 GiB"
-    assert found.command == "python -m harness sweep --name synthetic"
 
 
 def test_only_the_best_trials_get_a_curve_and_the_page_says_so(make_view: View) -> None:
@@ -225,8 +232,12 @@ def test_without_an_ok_trial_no_chart_is_drawn(make_view: View) -> None:
 
 def test_every_chart_has_one_line_of_reading(make_view: View) -> None:
     view = make_view(decided())
-    charts = [d for d in (panel.draw(panel.data(view)) for panel in PANELS) if isinstance(d, Chart)]
-    assert len(charts) == 7
+    charts = [panel.draw(data) for panel in PANELS if (data := panel.data(view)) is not None]
+    charts = [drawn for drawn in charts if isinstance(drawn, Chart)]
+    assert len(charts) == 11
+    assert all(
+        chart.table.rows and {len(row) for row in chart.table.rows} == {len(chart.table.columns)} for chart in charts
+    )
     assert all(chart.reading.endswith(".") and "\n" not in chart.reading for chart in charts)
 
 
@@ -256,3 +267,117 @@ def test_communication_is_split_into_what_computing_hides_and_what_it_does_not(m
 
 def test_panel_keys_are_unique() -> None:
     assert len({panel.key for panel in PANELS}) == len(PANELS)
+
+
+def varied(count: int = 24) -> list[dict[str, object]]:
+    """Speed depends on the micro-batch size alone."""
+    return [
+        trial(
+            f"t{at}", 100.0 * 2 ** (at % 4) + at / 100, {"micro_batch_size": 2 ** (at % 4), "bucket_mb": float(at % 3)}
+        )
+        for at in range(count)
+    ]
+
+
+def test_the_knob_that_decides_is_the_most_important(make_view: View) -> None:
+    found = knobs.data(make_view(varied()))
+    assert found is not None
+    assert next(iter(found.importance)) == "micro_batch_size"
+    assert sum(found.importance.values()) == pytest.approx(1.0)
+    assert found.importance["micro_batch_size"] > 0.8
+    assert list(found.slices["micro_batch_size"]) == ["1", "2", "4", "8"]
+    assert [len(dots) for dots in found.slices["micro_batch_size"].values()] == [6, 6, 6, 6]
+    assert found.reading.endswith("by their medians the plans with micro batch size 8 are best.")
+
+
+def test_a_knob_that_some_plans_lack_has_a_value_for_that(make_view: View) -> None:
+    rows = varied()
+    for row in rows[:12]:
+        row["knobs"] = json.dumps({k: v for k, v in json.loads(str(row["knobs"])).items() if k != "bucket_mb"})
+    found = knobs.data(make_view(rows))
+    assert found is not None
+    assert "without" in found.slices["bucket_mb"]
+
+
+def test_few_plans_say_nothing_of_knobs(make_view: View) -> None:
+    assert knobs.data(make_view()) is None
+
+
+def test_the_feasibility_map_counts_what_ran_and_says_why_the_rest_did_not(make_view: View) -> None:
+    rows = [
+        trial("a1", 1000, {"micro_batch_size": 4}),
+        failure("b2", "oom_host", "rank 0 was killed", {"micro_batch_size": 8}),
+        failure("c3", "crash", "exit status 1", {"micro_batch_size": 8}),
+        failure("d4", "infeasible", "6 heads do not divide by 4", {"dp": 1, "tp": 4, "data_parallel": "none"}),
+    ]
+    found = feasibility.data(make_view(rows))
+    assert found is not None
+    assert list(found.grids) == ["micro-batch size"]
+    fields = found.grids["micro-batch size"].fields
+    assert fields["ddp dp2", "mb 4"].state is feasibility.State.RAN
+    too_large = fields["ddp dp2", "mb 8"]
+    assert (too_large.state, too_large.ran, too_large.tried) == (feasibility.State.TOO_LARGE, 0, 2)
+    assert set(too_large.reasons) == {"rank 0 was killed", "exit status 1"}
+    assert fields["tp4", "mb 4"].state is feasibility.State.CANNOT
+    assert ("tp4", "mb 8") not in fields
+    assert plain(found.reading).startswith("Of 4 launches and refusals 1 ran, 1 did not fit, 1 failed and 1 cannot be.")
+
+
+def test_the_search_is_shown_with_the_best_until_each_launch(make_view: View) -> None:
+    rows = [trial("a1", 900), failure("b2", "crash", "no"), trial("c3", 1000), trial("d4", 950)]
+    found = progress.data(make_view([*rows, final(rows[2], 1, 990.0)]))
+    assert found is not None
+    assert [(t.number, t.value, t.best) for t in found.tries] == [
+        (1, 900, 900),
+        (2, None, 900),
+        (3, 1000, 1000),
+        (4, 950, 1000),
+    ]
+    assert plain(found.reading) == (
+        "The best launch of the search was number 3 of 4, after 2.50 s, 11 % better than the first that succeeded; "
+        "the 1 launch after it found nothing better."
+    )
+
+
+def test_where_less_is_better_the_best_is_the_least(make_view: View) -> None:
+    rows = [trial("a1", peak_memory_bytes=300 * MIB), trial("b2", peak_memory_bytes=200 * MIB)]
+    found = progress.data(make_view(rows, objective="memory"))
+    assert found is not None
+    assert [t.best for t in found.tries] == [300 * MIB, 200 * MIB]
+    assert "the last of 2" in found.reading
+
+
+def test_the_timeline_has_the_phases_of_every_launch_and_cuts_pauses(make_view: View) -> None:
+    phases = {"launch_s": 0.1, "setup_s": 0.2, "warmup_s": 0.3, "measure_s": 0.4, "teardown_s": 0.0}
+    found = timeline.data(make_view([trial("a1", **phases), trial("b2", **phases), trial("c9999", **phases)]))
+    assert found is not None
+    assert [span.begin_s for span in found.spans] == [0, 1, pytest.approx(2 + timeline.DRAWN_PAUSE_S)]
+    assert found.spans[0].phases_s == pytest.approx((0.3, 0.3, 0.4, 0.0))
+    assert found.note == "1 pause between runs of the sweep is drawn short."
+    assert plain(found.reading).startswith(
+        "Of 3.00 s in 3 launches: 30 % launch and set-up, 30 % warm-up, 40 % measured"
+    )
+
+
+def test_the_steps_of_each_rank_tell_who_is_slow(make_view: View) -> None:
+    found = traces.data(make_view([trial("a1", 1000)]))
+    assert found is not None
+    (trace,) = found.traces
+    assert (trace.warmup, trace.slowest, sorted(trace.ranks)) == (2, 1, [0, 1])
+    assert plain(found.reading) == "Over the window rank 1 of #1 ddp takes 10 % longer than the fastest."
+
+
+def test_the_commands_that_repeat_it_are_there(make_view: View) -> None:
+    view = make_view(repeat={"b2": "python -m harness run b2"})
+    texts = [command.text for command in repeat.data(view).commands]
+    assert texts[:3] == [
+        "python -m harness sweep --name synthetic",
+        "python -m harness run b2",
+        "python -m harness report synthetic",
+    ]
+    assert any(text.startswith("optuna-dashboard results/studies/") for text in texts)
+
+
+def test_the_winners_settings_are_a_plan_file(make_view: View) -> None:
+    text = verdict.data(make_view()).plan
+    assert tomllib.loads(text) == json.loads(str(typical()[1]["knobs"]))

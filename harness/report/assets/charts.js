@@ -34,6 +34,8 @@ function figureOf(place) {
 // On a narrow screen rows have short names, and what stood inside a bar is part of its name.
 function squeeze({ data, layout }) {
   layout.font.size = 11;
+  // Legends have one entry a line here; the plot keeps its height.
+  if (layout.showlegend !== false) layout.height += 17 * data.filter(trace => trace.showlegend !== false && trace.name).length;
   if (!layout.meta) return;
   layout.yaxis.ticktext = layout.meta.short;
   for (const trace of data) if (trace.type === "bar") trace.textposition = "none";

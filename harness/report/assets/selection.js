@@ -43,7 +43,7 @@ function reveal() {
     table.dataset.all = "yes";
     show(table);
   }
-  row.scrollIntoView({ block: "center" });
+  row.scrollIntoView({ block: "center", behavior: "instant" });
   row.querySelector("a")?.focus({ preventScroll: true });
 }
 

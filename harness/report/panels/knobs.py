@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -13,7 +14,7 @@ from harness.report.figures import INK, row_figure, text
 from harness.report.labels import Row, kind, settings
 from harness.report.panels.base import Chart, Table
 from harness.report.view import SweepView
-from harness.search.importance import importance
+from harness.search.importance import classes, importance
 from harness.standings import score
 
 SLICES = 8
@@ -80,12 +81,12 @@ def draw(knobs: Knobs) -> Chart:
 
 
 def _slice(
-    view: SweepView, rows: Sequence[Row], plans: Sequence[Mapping[str, object]], name: str
+    view: SweepView, rows: Sequence[Row], plans: Sequence[Mapping[str, Any]], name: str
 ) -> Mapping[str, tuple[Dot, ...]]:
     found: dict[str, list[Dot]] = defaultdict(list)
-    for row, plan in zip(rows, plans, strict=True):
+    for row, text_of in zip(rows, classes([plan.get(name) for plan in plans]), strict=True):
         value = abs(score(row, view.objective))
-        found[_text(plan.get(name))].append(Dot(view.at(row), view.label(row), kind(row), view.colour(row), value))
+        found[text_of].append(Dot(view.at(row), view.label(row), kind(row), view.colour(row), value))
     return {value: tuple(found[value]) for value in sorted(found, key=_natural)}
 
 
@@ -130,13 +131,9 @@ def _strip(values: Mapping[str, Sequence[Dot]], unit: str) -> go.Figure:
     return drawn
 
 
-def _text(value: object) -> str:
-    return "without" if value is None else str(value)
-
-
 def _natural(value: str) -> tuple[bool, float, str]:
     try:
-        return False, float(value), value
+        return False, float(value.partition(" ")[0]), value
     except ValueError:
         return True, 0.0, value
 
@@ -152,7 +149,8 @@ def _reading(shares: Mapping[str, float], slices: Mapping[str, Mapping[str, Sequ
     choose = max if objective in ("throughput", "pareto") else min
     best = choose(medians, key=lambda value: medians[value])
     second = f", then {list(shares)[1].replace('_', ' ')}" if len(shares) > 1 else ""
+    name = first.replace("_", " ")
     return (
-        f"What sets the best plans apart most is {first.replace('_', ' ')} ({fmt.percent(shares[first])}){second}; "
-        f"plans with {first.replace('_', ' ')} {best} are best in the middle."
+        f"What sets the best plans apart most is {name} ({fmt.percent(shares[first])}){second}; "
+        f"by their medians the plans {'without it' if best == 'without' else f'with {name} {best}'} are best."
     )

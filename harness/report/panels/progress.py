@@ -135,9 +135,10 @@ def _reading(view: SweepView, tries: Sequence[Try]) -> str:
     gain = max(last.best, first.best) / min(last.best, first.best) if min(last.best, first.best) > 0 else 1.0
     better = f", {fmt.percent(gain - 1)} better than the first that succeeded" if gain > 1.005 else ""
     after = len(tries) - found.number
+    if not after:
+        return f"The best launch of the search was the last of {len(tries):,}{better}: searching longer may find more."
+    nothing = f"the {fmt.count(after, 'launch', 'launches')} after it found nothing better"
     return (
         f"The best launch of the search was number {found.number:,} of {len(tries):,}, after "
-        f"{fmt.duration(found.seconds)}{better}; the {fmt.count(after, 'launch', 'launches')} after it found nothing better."
-        if after
-        else f"The best launch of the search was the last of {len(tries):,}{better}: searching longer may find more."
+        f"{fmt.duration(found.seconds)}{better}; {nothing}."
     )

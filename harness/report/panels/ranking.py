@@ -11,7 +11,6 @@ from harness.report.labels import Row
 from harness.report.panels.base import Fragment
 from harness.report.view import SweepView
 
-
 SHOWN = 200
 """Lines that are shown at first; the rest is in the page too."""
 

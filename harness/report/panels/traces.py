@@ -129,4 +129,5 @@ def _reading(traces: Sequence[Trace]) -> str:
         return (
             f"The ranks of {first.short} keep in step: over the window their times differ by less than 0.5{fmt.NBSP}%."
         )
-    return f"Rank {first.slowest} of {first.short} takes {fmt.percent(slow / fast - 1)} longer over the window than the fastest."
+    longer = fmt.percent(slow / fast - 1)
+    return f"Over the window rank {first.slowest} of {first.short} takes {longer} longer than the fastest."

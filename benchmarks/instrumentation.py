@@ -1,0 +1,95 @@
+"""What the harness does around each step of the measured window costs: stamps, events, memory, the ranks' agreement.
+
+Within one launch the ranks train in blocks of steps, by turns with everything that a measured window does and with
+nothing but the batch and the training step. Both kinds see the same process, the same mood of the machine; a block's
+time is that from one barrier to the next. The ratio is that of neighbouring blocks.
+
+Goal: at most 1 %.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+
+import common
+
+FILE = "instrumentation.json"
+BLOCKS, STEPS = 60, 8
+"""Pairs of blocks, steps of a block."""
+
+
+def blocks(job, rank: int) -> None:  # runs in every rank
+    """Train in blocks and write the ratio of each pair."""
+    import torch
+    import torch.distributed as dist
+
+    from harness.trial.agreement import Agreement
+    from harness.trial.events import EventWriter
+    from harness.trial.measure import RankTrial
+    from harness.trial.memory import memory_of
+    from harness.trial.rank import build, device_of, join
+
+    device = device_of(rank, job.facts.device_type)
+    torch.set_num_threads(job.threads)
+    join(job, rank, device)
+    training = build(job, device)
+    trial = RankTrial(job, training, EventWriter(job.events_of(rank)), memory_of(device), rank)
+    trial.warm_up()
+    agreement = Agreement(lambda times: None, trial.group)
+
+    def bare() -> None:
+        inputs, targets = job.workload.samples(trial.next_step, trial.indices)
+        training.step(trial.next_step, inputs.to(device), targets.to(device))
+        trial.next_step += 1
+
+    def instrumented() -> None:
+        trial.step("measure")
+        agreement.turn(trial.clock.finished())
+
+    def block(step) -> float:
+        dist.barrier()
+        begin = time.perf_counter()
+        for _ in range(STEPS):
+            step()
+        dist.barrier()
+        return time.perf_counter() - begin
+
+    ratios = []
+    for number in range(BLOCKS):
+        trial.clock.restart()
+        order = (instrumented, bare) if number % 2 else (bare, instrumented)
+        times = {step: block(step) for step in order}
+        ratios.append(times[instrumented] / times[bare])
+    agreement.close()
+    if rank == 0:
+        (job.folder / FILE).write_text(json.dumps(ratios))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Launch, collect, print the table."""
+    given = common.arguments(__doc__, launches=3, workload="gpt-nano", strategies="ddp,zero2,zero3")
+    table = []
+    with common.runner(given.workload) as (made, prepared):
+        task = next(iter(prepared.workloads.values()))
+        for name in given.strategies.split(","):
+            plan = prepared.plan({"data_parallel": name, "micro_batch_size": 4})
+            ratios = []
+            for _ in range(given.launches):
+                ratios += made.apart(plan, task, prepared.facts(task), blocks, FILE) or []
+            quarters = statistics.quantiles(ratios, n=4)
+            error = 1.253 * statistics.stdev(ratios) / len(ratios) ** 0.5  # of a median, if ratios are normal
+            middle_half = f"{quarters[0]:.3f}-{quarters[2]:.3f}"
+            table.append([name, f"{quarters[1] - 1:+.2%}", f"{1.96 * error:.2%}", middle_half])
+    header = ("plan", "cost of a step", "95 % +-", "middle half of the ratios")
+    note = (
+        f"{given.launches} launches, {BLOCKS} pairs of blocks of {STEPS} steps in each; the ranks agree at every step."
+    )
+    common.print_table(header, table, note)
+
+
+if __name__ == "__main__":
+    main()

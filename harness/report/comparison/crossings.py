@@ -1,0 +1,200 @@
+"""Where one strategy overtakes another as the hardware changes: over interconnect, cores, ranks or peak."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from harness.report import format as fmt
+from harness.report.comparison.view import Contest, Entry
+from harness.report.figures import figure, palette, text
+from harness.report.panels.base import Chart, Table
+
+MEASURED = "measured"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A property of places along which strategies may change their order."""
+
+    name: str
+    unit: str
+    value: Callable[[Contest, Entry], float | None]
+
+
+AXES: tuple[Axis, ...] = (
+    Axis(
+        "interconnect bandwidth",
+        "GB/s",
+        lambda c, e: _giga(c.fact(e.place, "interconnect", str(e.place.world_size), "all_reduce_bytes_per_s")),
+    ),
+    Axis("cores", "cores", lambda c, e: c.fact(e.place, "usable_cores")),
+    Axis("ranks", "ranks", lambda c, e: float(e.place.world_size)),
+    Axis("matrix products in fp32", "GFLOP/s", lambda c, e: _giga(c.fact(e.place, "flops_per_s", "fp32"))),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The best plan of a strategy in one place."""
+
+    at: float
+    """Along the axis."""
+    place: str
+    tokens_per_s: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Two strategies that change their order between two places."""
+
+    below: str
+    """The faster one below the crossing."""
+    above: str
+    at: float
+    """Interpolated: linear in the logarithms of speed ratio and axis."""
+    between: tuple[float, float]
+    """The places on both sides."""
+    sure: bool
+    """Whether the intervals of the two lie apart on both sides."""
+    source: str = MEASURED
+
+
+@dataclass(frozen=True)
+class Line:
+    """Strategies along one axis, everything else that is known of the places being equal or not."""
+
+    axis: Axis
+    points: Mapping[str, tuple[Point, ...]]
+    """Strategy -> places in the order of the axis."""
+    crossings: tuple[Crossing, ...]
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """One line for each axis on which the places differ."""
+
+    lines: tuple[Line, ...]
+    unit: str
+    reading: str
+
+
+def data(contest: Contest) -> Crossings | None:
+    """Speeds along the axes; None where the places do not differ on any."""
+    lines = tuple(line for axis in AXES if (line := _line(contest, axis)) is not None)
+    return Crossings(lines, contest.unit, _reading(lines)) if lines else None
+
+
+def draw(crossings: Crossings) -> Chart:
+    """Lines of the best plan of each strategy, with the crossings as dotted lines."""
+    figures = {f"over {line.axis.name}": _figure(line, crossings.unit) for line in crossings.lines}
+    (name, first), *others = figures.items()
+    rows = [
+        (line.axis.name, c.below, c.above, c.at, line.axis.unit, *c.between, "yes" if c.sure else "no", c.source)
+        for line in crossings.lines
+        for c in line.crossings
+    ]
+    columns = ("axis", "faster below", "faster above", "crossing", "unit", "from", "to", "beyond doubt", "source")
+    return Chart(
+        figure=first,
+        name=name,
+        others=dict(others),
+        choice="Draw",
+        reading=crossings.reading,
+        table=Table(columns=columns, rows=tuple(rows)),
+    )
+
+
+def _line(contest: Contest, axis: Axis) -> Line | None:
+    placed = [(value, entry) for entry in contest.entries if (value := axis.value(contest, entry)) is not None]
+    if len({value for value, _ in placed}) < 2:
+        return None
+    points: dict[str, list[Point]] = defaultdict(list)
+    for value, entry in sorted(placed, key=lambda pair: pair[0]):
+        for name, plan in entry.best().items():
+            row = plan.row
+            rate = row["tokens_per_s"]
+            ends = (row["tokens_per_s_low"] or rate, row["tokens_per_s_high"] or rate)
+            points[name].append(Point(value, contest.place_names[entry.place], rate, *ends))
+    found = {name: tuple(members) for name, members in sorted(points.items())}
+    return Line(axis, found, tuple(_crossings(found)))
+
+
+def _crossings(points: Mapping[str, Sequence[Point]]) -> list[Crossing]:
+    found = []
+    for one, other in itertools.combinations(points, 2):
+        best_one, best_other = _best_at(points[one]), _best_at(points[other])
+        common = sorted(best_one.keys() & best_other.keys())
+        for left, right in itertools.pairwise(common):
+            before = math.log(best_one[left].tokens_per_s / best_other[left].tokens_per_s)
+            after = math.log(best_one[right].tokens_per_s / best_other[right].tokens_per_s)
+            if before * after >= 0:
+                continue
+            share = before / (before - after)
+            at = math.exp(math.log(left) + share * (math.log(right) - math.log(left)))
+            sure = all(_apart(best_one[x], best_other[x]) for x in (left, right))
+            below, above = (one, other) if before > 0 else (other, one)
+            found.append(Crossing(below, above, at, (left, right), sure))
+    return found
+
+
+def _best_at(points: Sequence[Point]) -> dict[float, Point]:
+    best: dict[float, Point] = {}
+    for point in points:
+        if point.at not in best or point.tokens_per_s > best[point.at].tokens_per_s:
+            best[point.at] = point
+    return best
+
+
+def _apart(one: Point, other: Point) -> bool:
+    return one.low > other.high or other.low > one.high
+
+
+def _figure(line: Line, unit: str) -> go.Figure:
+    drawn = figure(f"{line.axis.name} ({line.axis.unit})", unit, height=420)
+    colours = palette(line.points)
+    for name, points in line.points.items():
+        drawn.add_scatter(
+            x=[p.at for p in points],
+            y=[p.tokens_per_s for p in points],
+            error_y={
+                "array": [p.high - p.tokens_per_s for p in points],
+                "arrayminus": [p.tokens_per_s - p.low for p in points],
+                "thickness": 1,
+            },
+            mode="lines+markers",
+            name=text(name),
+            line={"color": colours[name], "width": 2},
+            hovertext=[f"<b>{text(name)}</b><br>{text(p.place)}<br>{fmt.rate(p.tokens_per_s)} {unit}" for p in points],
+            hoverinfo="text",
+        )
+    for crossing in line.crossings:
+        if crossing.sure:
+            drawn.add_vline(x=crossing.at, line={"dash": "dot", "width": 1, "color": "var(--muted)"})
+    drawn.update_xaxes(type="log")
+    drawn.update_yaxes(type="log")
+    return drawn
+
+
+def _giga(value: float | None) -> float | None:
+    return None if value is None else value / 1e9
+
+
+def _reading(lines: Sequence[Line]) -> str:
+    sure = [(line.axis, crossing) for line in lines for crossing in line.crossings if crossing.sure]
+    if not sure:
+        names = fmt.listed([line.axis.name for line in lines])
+        return f"Over {names} no two strategies change their order beyond doubt."
+    axis, first = sure[0]
+    more = f"; {fmt.count(len(sure) - 1, 'other crossing')} beyond doubt" if len(sure) > 1 else ""
+    return (
+        f"Below about {fmt.significant(first.at)} {axis.unit} of {axis.name} {first.below} is faster than "
+        f"{first.above}, above it {first.above} (measured on both sides){more}."
+    )

@@ -1,0 +1,60 @@
+"""What a machine was measured to do: its peaks and its interconnect, measured once and kept beside the results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.plan import Plan
+from harness.trial.runner import Runner
+from harness.workloads.base import Workload
+from strategies.base import Facts
+
+
+def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
+    """What the machine multiplies and copies at most: from the store, or measured by one process now.
+
+    Args:
+        runner: what launches.
+        plan: one rank.
+        workload: any.
+        facts: those of a world of one rank.
+
+    Returns:
+        What `harness.trial.peak` writes, with the number of usable cores; None if it could not be measured.
+    """
+    known = runner.store.peaks(runner.hardware_id) or {}
+    if "flops_per_s" in known:
+        return known
+    from harness.trial import peak  # imports torch
+
+    found = runner.apart(plan, workload, facts, peak.main, peak.FILE)
+    if found is None:
+        return None
+    runner.store.write_peaks(runner.hardware_id, {**known, **found, "usable_cores": runner.cores})
+    return found
+
+
+def interconnect(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
+    """How fast the ranks of a plan reach each other: from the store, or measured now.
+
+    Args:
+        runner: what launches.
+        plan: any, of as many ranks as are asked about, at least two.
+        workload: any.
+        facts: those of that world.
+
+    Returns:
+        What `harness.trial.interconnect` writes; None if it could not be measured.
+    """
+    known = runner.store.peaks(runner.hardware_id) or {}
+    by_size: dict[str, Any] = dict(known.get("interconnect", {}))
+    size = str(plan.world_size)
+    if size not in by_size:
+        from harness.trial import interconnect as measured  # imports torch
+
+        found = runner.apart(plan, workload, facts, measured.main, measured.FILE)
+        if found is None:
+            return None
+        by_size[size] = found
+        runner.store.write_peaks(runner.hardware_id, {**known, "interconnect": by_size})
+    return dict(by_size[size])

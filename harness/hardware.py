@@ -148,12 +148,15 @@ def detect(nvml: Any = None, root: Path = Path("/"), environ: Mapping[str, str] 
         devices = tuple(nvidia.device(library, handle) for handle in handles)
         interconnect = nvidia.interconnect(library, handles)
     now, most = _frequency_mhz()
+    caches = _caches(root)
     return Hardware(
         cpu_model=_cpu_model(root),
         physical_cores=psutil.cpu_count(logical=False),
         usable_cores=_usable_cores(root),
         memory_bytes=min([psutil.virtual_memory().total, *_memory_limits(root)]),
-        **_caches(root),
+        l1d_bytes=caches.get("l1d_bytes"),
+        l2_bytes=caches.get("l2_bytes"),
+        l3_bytes=caches.get("l3_bytes"),
         cpu_frequency_mhz=now,
         cpu_frequency_max_mhz=most,
         governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),

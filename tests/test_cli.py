@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from harness import __version__
 from harness.cli import app
+
+from .stores import filled
 
 LONG_ENOUGH = "import this\n" * 50
 
@@ -55,6 +58,9 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--precision-target x", "precision target is a share between 0 and 100 %, such as 2%, but got 'x'"),
         ("--finalists 0", "finalists must be at least 1, but got 0"),
         ("--relaunches -1", "relaunches must be at least 0, but got -1"),
+        ("--resolution 0", "resolution is a share between 0 and 100 %, such as 2%, but got '0'"),
+        ("--hardware-label ../x", "a hardware label has up to 40 letters, digits, dots and dashes, but got '../x'"),
+        ("--also excel", "unknown format 'excel': valid are"),
         ("--memory-limit lots", "a size is a positive number and a unit, such as 512MiB or 6GiB, but got 'lots'"),
         ("--memory-limit 1MiB", "a memory limit of 1MiB a rank is below the"),
         ("--name ../escape", "a name has up to 80 letters, digits, dots, dashes and underscores"),
@@ -113,8 +119,74 @@ def test_a_report_without_a_sweep_says_what_to_do() -> None:
 
 
 def test_the_help_of_every_command_has_an_example() -> None:
-    for command in ("sweep", "run", "report", "doctor"):
-        assert f"python -m harness {command}" in harness(command, "--help").output
+    for command in ("sweep", "run", "report", "compare", "store compact", "doctor"):
+        assert f"python -m harness {command}" in harness(*command.split(), "--help").output
+
+
+REFERENCE = str(Path(__file__).parents[1] / "results" / "reference")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("compare", "results holds no trial; give a results folder, or run a sweep first"),
+        (f"compare {REFERENCE} nothing", "nothing holds no trial"),
+        (f"compare {REFERENCE} --format pdf", "unknown format 'pdf': valid are"),
+        (f"compare {REFERENCE} --workload gpt-nanu", "unknown workload 'gpt-nanu': did you mean 'gpt-nano'?"),
+        (f"compare {REFERENCE} --sweeps reference,other", "unknown sweep 'other'"),
+        (f"compare {REFERENCE} --price missing.toml", "the price list missing.toml cannot be read"),
+        ("store compact", "results holds no sweep; run one first"),
+        ("report --watch", "results holds no sweep; run one first"),
+        (f"report --results {REFERENCE} --also excel", "unknown format 'excel'"),
+        (f"report --results {REFERENCE} nosuch", "unknown sweep 'nosuch'"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_one_sentence(arguments: str, sentence: str, in_an_empty_folder: Path) -> None:
+    ended = harness(*arguments.split())
+    assert ended.exit_code == 2, ended.output
+    assert sentence in ended.output
+    assert len(ended.output.strip().splitlines()) == 1
+    assert list(in_an_empty_folder.iterdir()) == []
+
+
+def test_a_comparison_is_printed_as_markdown_and_as_json(in_an_empty_folder: Path) -> None:
+    text = harness("compare", REFERENCE, "--format", "markdown")
+    assert text.exit_code == 0, text.output
+    assert "| where | winner |" in text.output
+    found = json.loads(harness("compare", REFERENCE, "--format", "json").output)
+    assert found["trials"] > 0
+    assert list(in_an_empty_folder.iterdir()) == []
+
+
+def test_a_comparison_is_a_page(in_an_empty_folder: Path) -> None:
+    ended = harness("compare", REFERENCE)
+    assert ended.output.strip() == str(Path("reports") / "comparison.html")
+    assert (in_an_empty_folder / ended.output.strip()).exists()
+
+
+def test_a_report_can_also_be_csv(in_an_empty_folder: Path) -> None:
+    ended = harness("report", "reference", "--results", REFERENCE, "--also", "csv")
+    assert ended.exit_code == 0, ended.output
+    assert ended.output.splitlines() == [
+        str(Path("reports") / "reference.html"),
+        str(Path("reports") / "reference.trials.csv"),
+    ]
+
+
+def test_compacting_says_what_it_did(in_an_empty_folder: Path) -> None:
+    filled(in_an_empty_folder / "results")
+    ended = harness("store", "compact")
+    assert ended.output == "hw s: 6 files, now 2\n"
+
+
+def test_a_port_in_use_cannot_be_watched() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = harness("report", "reference", "--results", REFERENCE, "--watch", "--port", str(port))
+    assert ended.exit_code == 2
+    assert f"port {port} cannot be served: Address already in use; choose another --port" in ended.output
 
 
 def test_doctor_answers_scripts_in_json() -> None:

@@ -122,8 +122,16 @@ def test_the_main_job_of_the_readme_runs_and_keeps_the_contract(tmp_path: Path) 
     install, main = blocks()[0].strip().splitlines()
     assert install.startswith("python -m pip install")
     assert main == "python -m harness sweep"
-    ended = run([sys.executable, *shlex.split(main)[1:]], tmp_path)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    sweep = subprocess.Popen(
+        [sys.executable, *shlex.split(main)[1:]],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(lambda: any((tmp_path / "reports").glob("*.html")), sweep)  # while it runs
+    out = sweep.communicate(timeout=600)[0]
+    assert sweep.returncode == 0, out
     assert breaches(tmp_path / "results") == []
     trials = table(tmp_path / "results" / "trials")
     ok = trials[trials["outcome"] == "ok"]
@@ -133,7 +141,7 @@ def test_the_main_job_of_the_readme_runs_and_keeps_the_contract(tmp_path: Path) 
     assert set(ok["quantization"]) >= {"int8", "float8", "adamw8bit", "adamw4bit", "adamwfp8"}
     (page,) = (tmp_path / "reports").glob("*.html")
     assert Page(page).references() == []
-    (command,) = re.findall(r"^  (python -m harness run .*)$", ended.stdout, re.M)
+    (command,) = re.findall(r"^  (python -m harness run .*)$", out, re.M)
     again = run([sys.executable, *shlex.split(command)[1:]], tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.startswith("ok")

@@ -47,8 +47,8 @@ def data(comparison: Comparison) -> Overview | None:
                     contest.place_names[entry.place],
                     kind(row),
                     contest.plan_names[row["plan_id"]],
-                    _ratio(row["tokens_per_s"], ddp and ddp.row["tokens_per_s"]),
-                    _ratio(row["peak_memory_bytes"], ddp and ddp.row["peak_memory_bytes"]),
+                    _ratio(row["tokens_per_s"], ddp.row["tokens_per_s"] if ddp else None),
+                    _ratio(row["peak_memory_bytes"], ddp.row["peak_memory_bytes"] if ddp else None),
                 )
             )
     return Overview(tuple(lines), _reading(lines, len(comparison.contests)))

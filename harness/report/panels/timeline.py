@@ -9,7 +9,7 @@ from harness.records import Outcome
 from harness.report import format as fmt
 from harness.report.figures import figure, text
 from harness.report.labels import kind
-from harness.report.panels.base import Chart, Table
+from harness.report.panels.base import Cell, Chart, Table
 from harness.report.view import SweepView
 
 PAUSE_S = 120.0
@@ -94,7 +94,7 @@ def draw(timeline: Timeline) -> Chart:
         zeroline=False,
     )
     drawn.update_layout(barmode="overlay", legend={"traceorder": "normal"})
-    rows = ((s.begin_s, s.label, s.outcome, *s.phases_s) for s in timeline.spans)
+    rows: list[tuple[Cell, ...]] = [(s.begin_s, s.label, s.outcome, *s.phases_s) for s in timeline.spans]
     columns = ("begin s", "plan", "outcome", *(f"{phase} s" for phase in PHASES))
     return Chart(
         figure=drawn,

@@ -40,7 +40,7 @@ def build(store: Store, hardware_id: str, sweep: str, folder: Path) -> Path:
 def check(formats: Sequence[str]) -> None:
     """Raise an InputError if one of the formats that `also` writes is unknown or cannot be written here."""
     if formats:
-        from harness.report.also import check as check_formats
+        from harness.report.exports import check as check_formats
 
         check_formats(formats)
 
@@ -57,7 +57,7 @@ def also(formats: Sequence[str], store: Store, hardware_id: str, sweep: str, fol
     """
     if not formats:
         return []
-    from harness.report.also import write
+    from harness.report.exports import write
     from harness.report.view import SweepView
 
     return write(formats, SweepView.read(store, hardware_id, sweep), Path(folder))

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from harness.records import Outcome, Role
 from harness.report import format as fmt
-from harness.report.figures import INK, figure
+from harness.report.figures import INK, figure, text
 from harness.report.labels import Row, kind
 from harness.report.panels.base import Chart, Table
 from harness.report.view import SweepView
@@ -113,7 +113,7 @@ def _figure(progress: Progress, title: str, places: Sequence[float]) -> go.Figur
             x=[x for x, _ in members],
             y=[t.value for _, t in members],
             mode="markers",
-            name=name,
+            name=text(name),
             customdata=[t.at for _, t in members],
             marker={"size": 8, "color": members[0][1].colour if members else INK, "opacity": 0.8},
             showlegend=bool(members),

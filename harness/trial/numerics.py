@@ -18,6 +18,12 @@ LOSS_TOLERANCE: dict[str, Mapping[Setting, float]] = {
 GRADIENT_FACTOR = 10.0
 """A gradient's norm may differ by this much more than a loss: it is no average over predictions."""
 
+EXACT = LOSS_TOLERANCE["precision"]["fp32"]
+"""Plans with this tolerance follow the reference for as long as it goes: measured over sixteen steps of gpt-nano, their
+losses lie within 3e-6 of it and their gradient norms within 1e-4. Others drift apart by rounding alone."""
+LATE_FACTOR = 10.0
+"""What such a plan may differ more by in the steps after the compared ones."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -33,7 +39,8 @@ class Verdict:
 
     passed: bool
     max_rel_error: float
-    """Largest relative difference; those of gradient norms divided by `GRADIENT_FACTOR`."""
+    """Largest relative difference; those of gradient norms divided by `GRADIENT_FACTOR`, those of later steps by
+    `LATE_FACTOR`."""
     tolerance: float
     reason: str | None
     """Where it failed, in one sentence."""
@@ -47,20 +54,24 @@ def tolerance(plan: Mapping[str, Setting]) -> float:
 def compare(measured: Curve, reference: Curve, plan: Mapping[str, Setting], steps: int) -> Verdict:
     """Compare the losses and gradient norms of the first `steps` steps of a trial with the reference's.
 
+    Of a plan that computes in fp32 throughout, every later step that the reference has is compared too, less strictly.
     AdamW hides a wrong scale of the gradients from the losses, so the norms are what finds a missing average.
     """
     limit = tolerance(plan)
     worst, reason = 0.0, None
     for what, factor in (("loss", 1.0), ("grad_norm", GRADIENT_FACTOR)):
-        pairs = zip(getattr(measured, what)[:steps], getattr(reference, what)[:steps], strict=False)
+        pairs = zip(getattr(measured, what), getattr(reference, what), strict=False)
         for step, (ours, theirs) in enumerate(pairs):
-            error = abs(ours - theirs) / max(abs(theirs), 1e-12) / factor
+            if step >= steps and limit > EXACT:
+                break
+            allowed = limit * factor * (LATE_FACTOR if step >= steps else 1.0)
+            error = abs(ours - theirs) / max(abs(theirs), 1e-12) / allowed * limit
             error = error if math.isfinite(error) else math.inf
             if error > limit and reason is None:
                 name = "loss" if what == "loss" else "gradient norm"
                 reason = (
                     f"{name} of step {step} is {ours:.6g} where one process in fp32 has {theirs:.6g}; "
-                    f"{limit * factor:g} relative is allowed"
+                    f"{allowed:g} relative is allowed"
                 )
             worst = max(worst, error)
     return Verdict(reason is None, worst, limit, reason)

@@ -14,6 +14,7 @@ import pytest
 
 from harness.records import TRIALS
 from harness.report import build, pages
+from harness.report.comparison import compare
 from harness.report.document import write
 from harness.report.page import render
 from harness.report.panels.ranking import SHOWN
@@ -297,3 +298,45 @@ def test_a_watched_page_loads_itself_again_when_a_trial_is_recorded(make_store: 
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.fixture
+def compared(browser: Any, tmp_path: Path) -> Open:
+    """A function that opens the page of a comparison of two places."""
+
+    def of(*, width: int = WIDE, dark: bool = False) -> Any:
+        store = Store(tmp_path / "results")
+        for hardware, speed in ((HARDWARE, 1.0), (HOSTILE_PLACE, 7.0)):
+            for row in typical():
+                rate = {f"tokens_per_s{end}": row.get("tokens_per_s", 0.0) * speed for end in ("", "_low", "_high")}
+                slower = rate if row["outcome"] == "ok" else {}
+                store.append(hardware, SWEEP, {**row, **slower, "trial_id": f"{hardware[:3]}-{row['trial_id']}"})
+        for at, hardware in enumerate((HARDWARE, HOSTILE_PLACE), start=1):
+            store.write_peaks(hardware, {"usable_cores": 2 * at, "flops_per_s": {"fp32": at * 1e11}})
+        path, _ = compare([store.root], "html", tmp_path / "reports")
+        return opened(browser, Path(path), width=width, dark=dark)
+
+    return of
+
+
+HOSTILE_PLACE = "xyz-<b onmouseover=alert(1)>"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(WIDE, False), (WIDE, True), (NARROW, False)])
+def test_a_comparison_is_drawn_whole_and_anybody_can_use_it(compared: Open, width: int, dark: bool) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with compared(width=width, dark=dark) as found:
+        assert draw_everything(found) == 3
+        assert found.errors == []
+        assert len(found.requests) == 1
+        assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert HOSTILE_PLACE in found.page.locator("#winners").inner_text()
+        violations = axe.run(found.page).response["violations"]
+        assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
+
+
+def test_the_table_of_winners_sorts(compared: Open) -> None:
+    with compared() as found:
+        found.page.locator("#winners thead button", has_text="throughput").click()
+        rates = [text.split("\n")[0] for text in found.texts("#winners tbody td:nth-child(3)")]
+        assert rates == ["1,100", "7,700"]

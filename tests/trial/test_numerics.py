@@ -42,6 +42,20 @@ def test_every_number_format_of_the_strategies_has_a_tolerance() -> None:
             assert set(knob.values) == set(LOSS_TOLERANCE[knob.name])
 
 
+def test_a_plan_in_fp32_is_followed_for_as_long_as_the_reference_goes() -> None:
+    reference = Curve([4.0, 3.0, 2.0], [1.0, 1.0, 1.0])
+    late = Curve([4.0, 3.0, 2.0], [1.0, 1.0, 2.0])
+    verdict = compare(late, reference, FP32, 2)
+    assert verdict.reason == "gradient norm of step 2 is 2 where one process in fp32 has 1; 0.01 relative is allowed"
+    assert compare(Curve([4.0, 3.0, 2.0 * 1.0009], [1.0, 1.0, 1.009]), reference, FP32, 2).passed
+    assert compare(Curve([*late.loss, 9.0], [1.0, 1.0, 1.0, 9.0]), reference, FP32, 2).passed
+
+
+def test_a_plan_in_fewer_bits_is_compared_in_the_first_steps_alone() -> None:
+    reference = Curve([4.0, 3.0, 2.0], [1.0, 1.0, 1.0])
+    assert compare(Curve([4.0, 3.0, 1.0], [1.0, 1.0, 2.0]), reference, {"precision": "bf16"}, 2).passed
+
+
 def test_the_reason_names_the_first_step_that_differs_and_both_values() -> None:
     verdict = compare(Curve([4.0, 3.5, 9.0], [1.0, 1.0, 1.0]), Curve([4.0, 3.0, 2.0], [1.0, 1.0, 1.0]), FP32, 3)
     assert verdict.reason == "loss of step 1 is 3.5 where one process in fp32 has 3; 0.0001 relative is allowed"

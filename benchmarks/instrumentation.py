@@ -16,7 +16,7 @@ import time
 import common
 
 FILE = "instrumentation.json"
-BLOCKS, STEPS = 60, 8
+BLOCKS, STEPS = 40, 6
 """Pairs of blocks, steps of a block."""
 
 
@@ -71,9 +71,12 @@ def blocks(job, rank: int) -> None:  # runs in every rank
 
 def main() -> None:
     """Launch, collect, print the table."""
+    from harness.trial.job import Deadlines
+
     given = common.arguments(__doc__, launches=3, workload="gpt-nano", strategies="ddp,zero2,zero3")
     table = []
     with common.runner(given.workload) as (made, prepared):
+        made.deadlines = Deadlines(start=600.0)
         task = next(iter(prepared.workloads.values()))
         for name in given.strategies.split(","):
             plan = prepared.plan({"data_parallel": name, "micro_batch_size": 4})

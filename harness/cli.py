@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from harness import __version__, commands
+from harness import __version__, cli_nightly, commands
 from harness.errors import HarnessError, InputError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the results folder.")
 app.add_typer(store_app, name="store")
+app.add_typer(cli_nightly.app, name="nightly")
 
 Workload = Annotated[str | None, typer.Option(help="What to train: gpt-nano, gpt:blocks=6,width=384,heads=6, cnn, ...")]
 Data = Annotated[Path | None, typer.Option(help="Text, .jsonl, .parquet or .npy tokens, or a folder of text.")]
@@ -87,7 +88,7 @@ def sweep(
     options = {key: value for key, value in locals().items() if key not in ("config", "as_json")}
     options |= {"strategies": _names(strategies), "precision": _names(precision), "set": tuple(set) if set else None}
     options["also"] = _names(also)
-    _guarded(lambda: commands.sweep(config, options | {"global_batch": _numbers(global_batch)}, as_json))
+    guarded(lambda: commands.sweep(config, options | {"global_batch": _numbers(global_batch)}, as_json))
 
 
 @app.command(epilog="Example: python -m harness run --set data_parallel=zero1 --set micro_batch_size=4")
@@ -118,7 +119,7 @@ def run(
     """Run one plan and record it."""
     options = {key: value for key, value in locals().items() if key not in ("plan_id", "plan", "set", "as_json")}
     options["global_batch"] = None if global_batch is None else (global_batch,)
-    _guarded(lambda: commands.run(plan_id, plan, set or [], options, as_json))
+    guarded(lambda: commands.run(plan_id, plan, set or [], options, as_json))
 
 
 @app.command(epilog="Example: python -m harness report my-sweep")
@@ -135,7 +136,7 @@ def report(
     """Build the HTML page of a recorded sweep again."""
     formats = _names(also) or ()
     folders = (results or Path("results"), reports or Path("reports"))
-    _guarded(lambda: commands.watch(name, folders[0], port) if watch else commands.report(name, *folders, formats))
+    guarded(lambda: commands.watch(name, folders[0], port) if watch else commands.report(name, *folders, formats))
 
 
 @app.command(epilog="Example: python -m harness compare results elsewhere/results --format markdown")
@@ -149,19 +150,19 @@ def compare(
 ) -> None:
     """Compare strategies across hardware, world sizes and versions."""
     asked = {"workload": workload, "sweeps": _names(sweeps), "price": price}
-    _guarded(lambda: commands.compare(folders or [Path("results")], asked, format, reports or Path("reports")))
+    guarded(lambda: commands.compare(folders or [Path("results")], asked, format, reports or Path("reports")))
 
 
 @store_app.command(epilog="Example: python -m harness store compact")
 def compact(results: Results = Path("results")) -> None:
     """Turn the many small files of recorded sweeps into few; readers and running sweeps are not disturbed."""
-    _guarded(lambda: commands.compact(results or Path("results")))
+    guarded(lambda: commands.compact(results or Path("results")))
 
 
 @app.command(epilog="Example: python -m harness doctor")
 def doctor(results: Results = Path("results"), as_json: Json = False) -> None:
     """Say what this machine can run, what is missing, and how to mend it."""
-    _guarded(lambda: commands.doctor(results or Path("results"), as_json))
+    guarded(lambda: commands.doctor(results or Path("results"), as_json))
 
 
 @app.callback(invoke_without_command=True)
@@ -181,7 +182,7 @@ def main() -> NoReturn:
 # -- helpers
 
 
-def _guarded(command: Callable[[], int]) -> None:
+def guarded(command: Callable[[], int]) -> None:
     """Run a command; errors that are the user's print as one or two lines, with their own exit code."""
     try:
         with _interrupted_once():

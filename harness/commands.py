@@ -118,7 +118,7 @@ def report(name: str | None, results: Path, reports: Path, formats: tuple[str, .
 
     pages.check(formats)
     store = Store(results)
-    hardware_id, sweep_name = _chosen(store, name)
+    hardware_id, sweep_name = chosen(store, name)
     try:
         print(pages.build(store, hardware_id, sweep_name, reports))
         for path in pages.also(formats, store, hardware_id, sweep_name, reports):
@@ -129,17 +129,17 @@ def report(name: str | None, results: Path, reports: Path, formats: tuple[str, .
     return 0
 
 
-def _chosen(store: Any, name: str | None) -> tuple[str, str]:
+def chosen(store: Any, name: str | None) -> tuple[str, str]:
     """(hardware_id, sweep) of the sweep of this name, of the last one if there is no name."""
     from harness.errors import UnknownNameError
 
     known = store.sweeps()
     if not known:
         raise InputError(f"{store.root} holds no sweep; run one first: python -m harness sweep")
-    chosen = [pair for pair in known if name is None or pair[1] == name]
-    if not chosen:
+    fits = [pair for pair in known if name is None or pair[1] == name]
+    if not fits:
         raise UnknownNameError("sweep", str(name), {sweep for _, sweep in known})
-    hardware_id, sweep_name = chosen[-1]
+    hardware_id, sweep_name = fits[-1]
     return str(hardware_id), str(sweep_name)
 
 
@@ -148,7 +148,7 @@ def watch(name: str | None, results: Path, port: int) -> int:
     from harness.store import Store
 
     store = Store(results)
-    hardware_id, sweep_name = _chosen(store, name)
+    hardware_id, sweep_name = chosen(store, name)
     try:
         server = pages.pages(store, hardware_id, sweep_name, port)
     except OSError as error:

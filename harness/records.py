@@ -45,6 +45,8 @@ class Role(StrEnum):
     """Its plan is among the best: launches that decide between them, interleaved."""
     RUN = "run"
     """The user asked for this plan."""
+    NIGHTLY = "nightly"
+    """A suite asked for it."""
 
 
 @dataclass(frozen=True)

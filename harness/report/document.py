@@ -71,7 +71,8 @@ def document(
         trials: what can be selected.
         built: token of this build: the page then asks the server it came from for newer ones.
     """
-    code = [get_plotlyjs(), _page_script(), *([_asset("live.js")] if built else [])]
+    drawing = any(isinstance(section.drawn, Chart) for section in sections)
+    code = [*([get_plotlyjs()] if drawing else []), _page_script(), *([_asset("live.js")] if built else [])]
     return (
         _templates()
         .get_template("document.html")
@@ -134,7 +135,7 @@ def _fragment(drawn: Fragment) -> Markup:
 @cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader([_HERE / "assets", _HERE / "panels", _HERE / "comparison"]),
+        loader=FileSystemLoader([_HERE / "assets", _HERE / "panels", _HERE / "comparison", _HERE / "nightly"]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -147,6 +148,9 @@ def _templates() -> Environment:
         "fragment": _fragment,
         "rate": fmt.rate,
         "times": fmt.times,
+        "percent": fmt.percent,
+        "signed": lambda share: fmt.signed_percent(share, 1),
+        "by_name": lambda value, name: fmt.by_name(name, value),
     }
     environment.tests["chart"] = lambda drawn: isinstance(drawn, Chart)
     return environment

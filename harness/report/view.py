@@ -126,6 +126,23 @@ class SweepView:
         known, (first, *others) = next(pair for pair in self.places_of_plans if pair[1][0].row is winner)
         return tuple(plan.row for plan in others if self._ties(known, first, plan))
 
+    def difference(self, row: Row) -> tuple[float, float, float] | None:
+        """How much faster than the winner of its ranking a plan is, as a share, with the ends of the 95 % interval.
+
+        None for the winner itself, and unless both were launched again in the same rounds.
+        """
+        found = self._behind.get(row["trial_id"])
+        return None if found is None else found[0].difference(found[1], found[2])
+
+    @cached_property
+    def _behind(self) -> dict[str, tuple[Standings, Standing, Standing]]:
+        """trial_id of a ranked plan -> (standings, it, the winner); winners are absent."""
+        return {
+            plan.row["trial_id"]: (known, plan, winner)
+            for known, (winner, *others) in self.places_of_plans
+            for plan in others
+        }
+
     @cached_property
     def places(self) -> dict[str, int]:
         """trial_id -> place in its ranking, from 1; trials that stand for no ranked plan are absent."""

@@ -129,6 +129,34 @@ def test_a_crossing_within_the_intervals_is_not_called(make: Callable[..., Path]
     assert "beyond doubt" in found.reading
 
 
+def test_only_places_that_are_alike_otherwise_stand_on_one_line(make: Callable[..., Path]) -> None:
+    folder = with_interconnect(make(a=rates(ddp=100, zero3=200), b=rates(ddp=400, zero3=200)), a=1e9, b=4e9)
+    for hardware, cores in (("a", 2), ("b", 64)):
+        store = Store(folder)
+        store.write_peaks(hardware, {**(store.peaks(hardware) or {}), "usable_cores": cores})
+    found = crossings.data(only(folder))
+    assert found is not None
+    assert [line.axis.name for line in found.lines] == ["cores"]
+
+
+def test_a_plan_tried_after_a_sweep_wins_if_it_is_surely_faster(make: Callable[..., Path]) -> None:
+    finals = [
+        {
+            **row,
+            "trial_id": f"{row['trial_id']}-{n}",
+            "role": "final",
+            "round": n,
+            "tokens_per_s": row["tokens_per_s"] + n,
+        }
+        for row in rates(ddp=900, zero2=890)
+        for n in (1, 2, 3)
+    ]
+    far = [{**rates(zero3=5000)[0], "role": "run"}]
+    near = [{**rates(zero3=903)[0], "role": "run"}]
+    assert winners.data(only(make("far", slow=[*finals, *far]))).lines[0].kind == "zero3"
+    assert winners.data(only(make("near", slow=[*finals, *near]))).lines[0].kind == "ddp"
+
+
 def test_places_that_differ_in_nothing_known_have_no_crossings(two: Path) -> None:
     assert crossings.data(only(two)) is None
 

@@ -102,6 +102,15 @@ def test_a_cell_shows_the_stored_number_in_the_unit_of_its_header(make_view: Vie
     assert cells["throughput tokens/s"] == "1,100"
 
 
+def test_a_finalists_difference_to_the_winner_has_an_interval(make_view: View) -> None:
+    found = ranking.data(make_view(decided()))
+    at = [column.name for column in found.columns].index("to winner")
+    winner, second, third, *_ = (line.cells[at] for line in found.lines)
+    assert (winner.interval, third.interval) == ("", "")
+    assert second.text.startswith("−4.5")
+    assert plain(second.interval) == "−4.6 % to −4.4 %"
+
+
 def test_a_trial_over_the_limit_is_marked(make_view: View) -> None:
     found = ranking.data(make_view(memory_limit_bytes=260 * MIB))
     assert [line.problem for line in found.lines][:4] == ["", "", "over the limit", "over the limit"]

@@ -25,6 +25,8 @@ class Axis:
     name: str
     unit: str
     value: Callable[[Contest, Entry], float | None]
+    alike: Callable[[Contest, Entry], tuple[object, ...]]
+    """What places must have in common to stand on one line."""
 
 
 AXES: tuple[Axis, ...] = (
@@ -32,10 +34,15 @@ AXES: tuple[Axis, ...] = (
         "interconnect bandwidth",
         "GB/s",
         lambda c, e: _giga(c.fact(e.place, "interconnect", str(e.place.world_size), "all_reduce_bytes_per_s")),
+        lambda c, e: (e.place.world_size, c.fact(e.place, "usable_cores"), *_versions(e)),
     ),
-    Axis("cores", "cores", lambda c, e: c.fact(e.place, "usable_cores")),
-    Axis("ranks", "ranks", lambda c, e: float(e.place.world_size)),
-    Axis("matrix products in fp32", "GFLOP/s", lambda c, e: _giga(c.fact(e.place, "flops_per_s", "fp32"))),
+    Axis(
+        "cores",
+        "cores",
+        lambda c, e: c.fact(e.place, "usable_cores"),
+        lambda c, e: (e.place.world_size, *_versions(e)),
+    ),
+    Axis("ranks", "ranks", lambda c, e: float(e.place.world_size), lambda c, e: (e.place.hardware_id, *_versions(e))),
 )
 
 
@@ -69,7 +76,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Line:
-    """Strategies along one axis, everything else that is known of the places being equal or not."""
+    """Strategies along one axis, in places that are alike in what else is known of them."""
 
     axis: Axis
     points: Mapping[str, tuple[Point, ...]]
@@ -113,7 +120,13 @@ def draw(crossings: Crossings) -> Chart:
 
 
 def _line(contest: Contest, axis: Axis) -> Line | None:
-    placed = [(value, entry) for entry in contest.entries if (value := axis.value(contest, entry)) is not None]
+    """The largest group of places that are alike but for the axis."""
+    groups: dict[tuple[object, ...], list[tuple[float, Entry]]] = defaultdict(list)
+    for entry in contest.entries:
+        value = axis.value(contest, entry)
+        if value is not None:
+            groups[axis.alike(contest, entry)].append((value, entry))
+    placed = max(groups.values(), key=lambda group: len({value for value, _ in group}), default=[])
     if len({value for value, _ in placed}) < 2:
         return None
     points: dict[str, list[Point]] = defaultdict(list)
@@ -127,8 +140,14 @@ def _line(contest: Contest, axis: Axis) -> Line | None:
     return Line(axis, found, tuple(_crossings(found)))
 
 
+def _versions(entry: Entry) -> tuple[object, ...]:
+    return entry.place.torch_version, entry.place.harness_version
+
+
 def _crossings(points: Mapping[str, Sequence[Point]]) -> list[Crossing]:
+    """Those that change which strategy is best; the order of the others is of no use to anybody."""
     found = []
+    leader = _leaders(points)
     for one, other in itertools.combinations(points, 2):
         best_one, best_other = _best_at(points[one]), _best_at(points[other])
         common = sorted(best_one.keys() & best_other.keys())
@@ -141,8 +160,18 @@ def _crossings(points: Mapping[str, Sequence[Point]]) -> list[Crossing]:
             at = math.exp(math.log(left) + share * (math.log(right) - math.log(left)))
             sure = all(_apart(best_one[x], best_other[x]) for x in (left, right))
             below, above = (one, other) if before > 0 else (other, one)
+            if leader[left] != below and leader[right] != above:
+                continue
             found.append(Crossing(below, above, at, (left, right), sure))
     return found
+
+
+def _leaders(points: Mapping[str, Sequence[Point]]) -> dict[float, str]:
+    best: dict[float, tuple[float, str]] = {}
+    for name, members in points.items():
+        for point in members:
+            best[point.at] = max(best.get(point.at, (0.0, "")), (point.tokens_per_s, name))
+    return {at: name for at, (_, name) in best.items()}
 
 
 def _best_at(points: Sequence[Point]) -> dict[float, Point]:

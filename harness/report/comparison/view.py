@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import InputError, UnknownNameError
 from harness.records import Role
 from harness.report.labels import Row, kind, labels
-from harness.standings import USABLE, Standing, Standings, order, over, standings
+from harness.standings import USABLE, Standing, Standings, over, standings
 from harness.store import Store, plain_rows
 
 if TYPE_CHECKING:
@@ -235,8 +235,17 @@ def _contests(
 def _entry(place: Place, rows: Sequence[Row]) -> Entry | None:
     # A plan that broke its own sweep's limit did not fit there.
     known = standings([row for row in rows if not over(row, row["memory_limit_bytes"])])
-    plans = tuple(order(known.plans, "throughput", None))
-    return Entry(place=place, known=known, plans=plans) if plans else None
+    plans = sorted((plan for plan in known.plans if not plan.failures), key=lambda plan: -plan.log_rate)
+    if not plans:
+        return None
+    # Of plans that cannot be told apart, one that was launched again is the safer winner. A sweep would put it first in
+    # any case; here a plan may have been tried long after the sweep, and be far better.
+    fastest = plans[0]
+    decided = [plan for plan in plans if plan.decided and (plan is fastest or known.tied(fastest, plan))]
+    if decided:
+        plans.remove(decided[0])
+        plans.insert(0, decided[0])
+    return Entry(place=place, known=known, plans=tuple(plans))
 
 
 def _facts(stores: Sequence[Store], hardware_id: str) -> Mapping[str, Any]:

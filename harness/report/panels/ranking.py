@@ -35,6 +35,8 @@ class Cell:
 
     text: str
     key: float | None
+    interval: str = ""
+    """Its 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,6 @@ class Line:
     problem: str
     """The outcome if it is not ok, or that the memory limit is broken; else empty."""
     cells: tuple[Cell, ...]
-    interval: str
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,6 @@ class Ranking:
     lines: tuple[Line, ...]
     sweep: str
     reading: str
-
-    @property
-    def interval_at(self) -> int | None:
-        """Number of the column under whose values the interval stands."""
-        return next((at for at, column in enumerate(self.columns) if column.name == "throughput"), None)
 
 
 def data(view: SweepView) -> Ranking:
@@ -82,8 +78,7 @@ def draw(ranking: Ranking) -> Fragment:
 
 
 def _line(view: SweepView, row: Row, columns: tuple[Column, ...], ties: set[str]) -> Line:
-    cells = tuple(Cell(column.show(value), value) for column in columns for value in (column.value(row),))
-    _, low, high = view.interval(row)
+    cells = tuple(Cell(c.show(value), value, _interval(view, row, c)) for c in columns for value in (c.value(row),))
     return Line(
         trial_id=row["trial_id"],
         place=view.places.get(row["trial_id"]),
@@ -92,8 +87,18 @@ def _line(view: SweepView, row: Row, columns: tuple[Column, ...], ties: set[str]
         colour=view.colour(row),
         problem=_problem(view, row),
         cells=cells,
-        interval=fmt.span(low, high) if row["tokens_per_s_low"] is not None else "",
     )
+
+
+def _interval(view: SweepView, row: Row, column: Column) -> str:
+    if column.name == "throughput" and row["tokens_per_s_low"] is not None:
+        _, low, high = view.interval(row)
+        return fmt.span(low, high)
+    difference = view.difference(row) if column.name == "to winner" else None
+    if difference is None:
+        return ""
+    _, low, high = difference
+    return f"{fmt.signed_percent(low, 1)} to {fmt.signed_percent(high, 1)}"
 
 
 def _problem(view: SweepView, row: Row) -> str:

@@ -1,0 +1,1 @@
+"""The nightly run: a pinned suite, judged against a frozen baseline."""

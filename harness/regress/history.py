@@ -1,0 +1,119 @@
+"""The nights of a suite: one JSON file each, that survives re-installation, pruning and damage to its neighbours.
+
+    results/nightly/SUITE/HARDWARE_ID/NIGHT.json
+
+A file appears whole or not at all. It holds what the judge needs and nothing that only this version could read; the
+trials behind it stand in results/trials like any others, in the sweep nightly-SUITE.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+
+SCREEN, CONFIRM = "screen", "confirm"
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Some launches of each plan in turns, between two runs of the canary."""
+
+    purpose: str
+    """SCREEN, or CONFIRM on suspicion."""
+    canary: dict[str, float] = field(default_factory=dict)
+    """Seconds of the canary's parts, median of before and after; {} if it could not be measured."""
+    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Plan -> metric -> one value for each launch that succeeded."""
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    """Plan -> why launches did not succeed."""
+    trials: dict[str, list[str]] = field(default_factory=dict)
+    """Plan -> trial_ids."""
+
+
+@dataclass(kw_only=True)
+class Night:
+    """Everything of one night."""
+
+    night: str
+    """When it began, in UTC: sorts in time whatever the clock on the wall does."""
+    suite: str
+    version: int
+    hardware_id: str
+    identities: dict[str, str]
+    """Plan -> `Suite.identity`."""
+    environment: dict[str, str]
+    sessions: list[Session] = field(default_factory=list)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    complete: bool = False
+    """Whether every launch that was due was tried and judged."""
+
+    def screened(self) -> Session | None:
+        """The session that every night has."""
+        return next((session for session in self.sessions if session.purpose == SCREEN), None)
+
+
+def new_night(moment: datetime | None = None) -> str:
+    """A name that sorts in time: UTC knows no daylight saving, and two runs in one night have names of their own."""
+    return f"{moment or datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+class History:
+    """The nights of one suite on one hardware.
+
+    Args:
+        root: results folder.
+        suite: name.
+        hardware_id: what it ran on.
+    """
+
+    def __init__(self, root: Path, suite: str, hardware_id: str) -> None:
+        self.folder = root / "nightly" / suite / hardware_id
+        self.problems: list[str] = []
+        """One sentence for each night that could not be read."""
+
+    def write(self, night: Night) -> Path:
+        """Keep a night. Raises StoreError if the folder cannot be written."""
+        path = self.folder / f"{night.night}.json"
+        hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            hidden.write_text(json.dumps(asdict(night), separators=(",", ":")), encoding="utf-8")
+            hidden.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # the folder may not even exist
+                hidden.unlink()
+            raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
+        return path
+
+    def nights(self) -> list[Night]:
+        """Every night that can be read, oldest first; the others are named in `problems` and skipped."""
+        return list(self._read())
+
+    def _read(self) -> Iterator[Night]:
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                yield _night(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                sentence = f"the night {path} cannot be read ({type(error).__name__}: {error}) and is skipped"
+                if sentence not in self.problems:
+                    self.problems.append(sentence)
+
+
+def _night(found: Mapping[str, Any]) -> Night:
+    known = {name: found[name] for name in Night.__dataclass_fields__ if name in found}
+    sessions = [
+        Session(**{name: session[name] for name in Session.__dataclass_fields__ if name in session})
+        for session in known.get("sessions", [])
+    ]
+    night = Night(**{**known, "sessions": sessions})
+    if not isinstance(night.night, str) or not isinstance(night.identities, dict):
+        raise ValueError("it is no night")
+    return night

@@ -1,0 +1,181 @@
+"""Suite: the plans that are measured every night, in a TOML file that a team keeps in git.
+
+name = "team"
+version = 1
+workload = "gpt-nano"
+world_size = 2
+launches = 3                # of each plan in a session
+steps = 16                  # measured steps of a launch, always the same
+sessions = 16               # that confirm a suspicion
+baseline_nights = 30        # that the baseline is frozen after
+metrics = ["step_time_s", "peak_memory_bytes", "setup_s", "loss_last"]
+
+[floors]                    # smallest relative change that counts, where it is not the metric's own
+setup_s = 0.10
+
+[plans.winner]
+data_parallel = "zero2"
+micro_batch_size = 4
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError, UnknownNameError
+from strategies.base import Setting
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Something that may become worse."""
+
+    name: str
+    """Column of a trial."""
+    unit: str
+    more_is_worse: bool
+    floor: float
+    """Smallest relative change that counts."""
+    kind: str
+    """"time": judged by its spread, and moved by the machine; "memory" and "loss": nearly the same every time."""
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(name="step_time_s", unit="s", more_is_worse=True, floor=0.02, kind="time"),
+        Metric(name="tokens_per_s", unit="1/s", more_is_worse=False, floor=0.02, kind="time"),
+        Metric(name="setup_s", unit="s", more_is_worse=True, floor=0.10, kind="time"),
+        Metric(name="energy_j", unit="J", more_is_worse=True, floor=0.03, kind="time"),
+        Metric(name="peak_memory_bytes", unit="B", more_is_worse=True, floor=0.01, kind="memory"),
+        Metric(name="loss_last", unit="", more_is_worse=True, floor=0.0, kind="loss"),
+    )
+}
+DEFAULT_METRICS = ("step_time_s", "setup_s", "peak_memory_bytes", "loss_last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What is measured every night."""
+
+    name: str
+    plans: Mapping[str, Mapping[str, Setting]]
+    """Name -> knobs, the others at their defaults. The name is what a plan's history goes by."""
+    version: int = 1
+    """To be raised by whoever changes what a plan's name stands for."""
+    workload: str | None = None
+    """None: the default workload of the machine."""
+    world_size: int | None = None
+    """None: one rank for each accelerator, two on a CPU."""
+    launches: int = 3
+    """Fresh launches of each plan in a session."""
+    steps: int = 16
+    """Measured steps of each launch: always as many, so that the last loss is always that of the same step."""
+    sessions: int = 16
+    """That confirm a suspicion, each with as many launches of the suspected plans."""
+    baseline_nights: int = 30
+    """After so many nights the baseline is frozen."""
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Metric -> smallest relative change that counts, where it is not the metric's own."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InputError(f"a suite's name has up to 60 letters, digits, dots and dashes, but got {self.name!r}")
+        if not self.plans:
+            raise InputError(f"the suite {self.name!r} has no plan; add a table such as [plans.ddp]")
+        for name in self.plans:
+            if not _NAME.fullmatch(name):
+                raise InputError(f"a plan's name has up to 60 letters, digits, dots and dashes, but got {name!r}")
+        for name in (*self.metrics, *self.floors):
+            if name not in METRICS:
+                raise UnknownNameError("metric", name, METRICS)
+        for name, low in {"launches": 2, "steps": 5, "sessions": 4, "baseline_nights": 10, "version": 1}.items():
+            if getattr(self, name) < low:
+                raise InputError(f"{name} of a suite must be at least {low}, but got {getattr(self, name)}")
+        if self.baseline_nights > 60:
+            raise InputError(f"baseline_nights of a suite must be at most 60, but got {self.baseline_nights}")
+
+    def floor(self, metric: str) -> float:
+        """Smallest relative change of a metric that counts."""
+        return self.floors.get(metric, METRICS[metric].floor)
+
+    def identity(self, plan: str) -> str:
+        """What nights must have in common to be compared for a plan: its settings, and how it is measured."""
+        parts = [self.version, self.workload, self.world_size, self.steps, dict(self.plans[plan])]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_toml(self) -> str:
+        """The file that `load` reads."""
+        lines = [
+            f"{name} = {json.dumps(value)}"
+            for name in (
+                "name",
+                "version",
+                "workload",
+                "world_size",
+                "launches",
+                "steps",
+                "sessions",
+                "baseline_nights",
+            )
+            if (value := getattr(self, name)) is not None
+        ]
+        lines.append(f"metrics = {json.dumps(list(self.metrics))}")
+        if self.floors:
+            lines += ["", "[floors]", *(f"{name} = {value}" for name, value in self.floors.items())]
+        for name, settings in self.plans.items():
+            lines += ["", f"[plans.{json.dumps(name)}]", *(f"{knob} = {json.dumps(v)}" for knob, v in settings.items())]
+        return "\n".join(lines) + "\n"
+
+
+def load(path: Path) -> Suite:
+    """Read a suite.
+
+    Raises:
+        InputError: the file is missing, not TOML, or a value has the wrong type.
+        UnknownNameError: a field or metric does not exist.
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"the suite {path} cannot be read: {error}; make one with: python -m harness nightly init"
+        ) from None
+    return parse(values, str(path))
+
+
+def parse(values: Mapping[str, Any], where: str) -> Suite:
+    """A suite from the tables of its file; raises as `load`."""
+    fields = Suite.__dataclass_fields__
+    for name in values:
+        if name not in fields:
+            raise UnknownNameError("field of the suite", name, fields)
+    wanted = {
+        **dict.fromkeys(("version", "world_size", "launches", "steps", "sessions", "baseline_nights"), int),
+        **dict.fromkeys(("name", "workload"), str),
+        **dict.fromkeys(("plans", "floors"), dict),
+        "metrics": list,
+    }
+    for name, kind in wanted.items():
+        if name in values and type(values[name]) is not kind:
+            raise InputError(f"{name} in {where} must be a {kind.__name__}, but got {values[name]!r}")
+    if "name" not in values:
+        raise InputError(f'{where} gives the suite no name; add a line such as name = "team"')
+    for name, settings in values.get("plans", {}).items():
+        if not isinstance(settings, dict) or not all(isinstance(v, (str, int, float, bool)) for v in settings.values()):
+            raise InputError(f"the plan {name!r} in {where} must be a table of knobs, but got {settings!r}")
+    for name, floor in values.get("floors", {}).items():
+        if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < 1:
+            raise InputError(f"the floor of {name} in {where} must be a share from 0 to 1, but got {floor!r}")
+    plans = values.get("plans", {})
+    return Suite(**{**values, "plans": plans, "metrics": tuple(values.get("metrics", DEFAULT_METRICS))})

@@ -22,6 +22,8 @@ NOTHING = 1e-9
 """A relative spread below this is rounding: the values are equal."""
 LAGS = 3
 """Lags whose autocovariance tells how much of the spread between nights is slow."""
+SLOPE_SPREAD = 0.3
+"""How far a metric's share of the canary's change is expected to lie from 1, as a standard deviation."""
 PERMUTATIONS, BLOCK = 999, 6
 """Of the change point's test; nights of a block, which keep their order, because neighbours are alike."""
 
@@ -175,16 +177,20 @@ def _largest(ranks: Sequence[float]) -> tuple[int, float]:
 
 
 def control_slope(canary: Sequence[float], values: Sequence[float]) -> float:
-    """How much of the canary's change a metric shares: the slope of a regression through the baseline's nights,
-    between 0 and 1. The metric less so much of the canary's change is what is judged (a control variate; Lavenberg and
-    Welch 1981).
+    """How much of the canary's change a metric shares, between 0 and 1. The metric less so much of the canary's change
+    is what is judged (a control variate; Lavenberg and Welch 1981).
+
+    The slope of a regression through the baseline's nights, drawn towards 1 the more, the less the nights tell: what
+    slows a whole machine slows both alike, and a steady machine's nights tell next to nothing.
     """
     n = len(values)
     if n < 3:
         return 0.0
     x, y = sum(canary) / n, sum(values) / n
     square = sum((c - x) ** 2 for c in canary)
-    if square == 0:
+    if square < NOTHING**2:
         return 0.0
     slope = sum((c - x) * (v - y) for c, v in zip(canary, values, strict=True)) / square
-    return min(1.0, max(0.0, slope))
+    rest = sum((v - y - slope * (c - x)) ** 2 for c, v in zip(canary, values, strict=True)) / (n - 2)
+    known, expected = square / max(rest, NOTHING**2), 1 / SLOPE_SPREAD**2
+    return min(1.0, max(0.0, (known * slope + expected) / (known + expected)))

@@ -96,3 +96,5 @@ def test_the_canarys_share_of_a_metric_is_its_slope() -> None:
     assert control_slope(canary, [-c for c in canary]) == 0.0
     assert control_slope([0.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]) == 0.0
     assert control_slope([1.0], [1.0]) == 0.0
+    steady = normal(rng, 40, spread=0.0005)  # tells nothing of how a slower machine would show
+    assert control_slope(steady, normal(rng, 40)) > 0.9

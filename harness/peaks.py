@@ -86,13 +86,20 @@ class Peaks:
         return None if rate is None else (rate * world_size, "measured on one device")
 
     def columns(self, plan: Mapping[str, Setting], world_size: int, row: Mapping[str, Any]) -> dict[str, Any]:
-        """MFU and the peak it is a share of, for a row with a step time."""
+        """MFU and the peak it is a share of, for a row with a step time.
+
+        A trial that is faster than the peak shows that it is none: a machine that was busy while it was measured. Then
+        MFU is unknown.
+        """
         found = self.of(plan, world_size)
         if found is None or not row.get("step_time_s"):
             return {}
         peak, source = found
+        mfu = row["flops_per_step"] / row["step_time_s"] / peak
+        if mfu > 1:
+            return {}
         return {
-            "mfu": row["flops_per_step"] / row["step_time_s"] / peak,
+            "mfu": mfu,
             "peak_flops_per_s": peak,
             "peak_source": source,
         }

@@ -50,6 +50,11 @@ def test_a_device_that_is_in_no_table_counts_with_its_measured_peak() -> None:
     assert Peaks(devices=("New",), measured=MEASURED).of(plan({"dp": 2}), 2) == (2e11, "measured on one device")
 
 
+def test_a_trial_that_is_faster_than_the_peak_has_no_mfu() -> None:
+    row = {"flops_per_step": 3e11, "step_time_s": 1.0}
+    assert Peaks(measured=MEASURED).columns(plan({"dp": 2}), 2, row) == {}
+
+
 @pytest.mark.parametrize("settings", [{"precision": "fp16"}, {"quantization": "int8"}, {"quantization": "float8"}])
 def test_an_unknown_peak_gives_no_mfu(settings: dict[str, str]) -> None:
     row = {"flops_per_step": 1.0, "step_time_s": 1.0}

@@ -13,13 +13,14 @@ from harness.errors import InputError, UnknownNameError
 from harness.report.comparison import compare, crossings, overview, strategies, transfer, winners
 from harness.report.comparison.page import render
 from harness.report.comparison.text import as_json, markdown
-from harness.report.comparison.view import Comparison
+from harness.report.comparison.view import Comparison, short_hardware
 from harness.store import Store
 from tests.html import Page
 
 from .rows import MIB, trial
 
 SLOW, FAST = "cpu-slow-2c-8g-aaaaaa", "1xfast-80g-bbbbbb"
+SLOW_NAME, FAST_NAME = "cpu-slow-2c-8g", "1xfast-80g"
 Rows = Sequence[dict[str, Any]]
 
 
@@ -65,8 +66,8 @@ def only(folder: Path, **options: Any) -> Any:
 def test_each_place_has_its_own_winner(two: Path) -> None:
     found = winners.data(only(two))
     assert [(line.place, line.kind, line.tokens_per_s) for line in found.lines] == [
-        (FAST, "ddp", 9000),
-        (SLOW, "zero2", 1000),
+        (FAST_NAME, "ddp", 9000),
+        (SLOW_NAME, "zero2", 1000),
     ]
     assert [line.against_ddp for line in found.lines] == [1.0, pytest.approx(1000 / 900)]
     assert found.reading.startswith("Different strategies win in different places: ddp and zero2")
@@ -75,17 +76,17 @@ def test_each_place_has_its_own_winner(two: Path) -> None:
 def test_a_winner_is_run_elsewhere_and_what_it_loses_is_known(two: Path) -> None:
     found = transfer.data(only(two))
     assert found is not None
-    assert found.losses[FAST, SLOW].loss == pytest.approx(0.1)
-    assert found.losses[SLOW, FAST].loss == pytest.approx(1 / 9)
-    assert found.losses[SLOW, SLOW].loss == 0
+    assert found.losses[FAST_NAME, SLOW_NAME].loss == pytest.approx(0.1)
+    assert found.losses[SLOW_NAME, FAST_NAME].loss == pytest.approx(1 / 9)
+    assert found.losses[SLOW_NAME, SLOW_NAME].loss == 0
     assert found.to_run == ()
 
 
 def test_a_winner_that_was_not_run_elsewhere_is_a_gap_with_the_command_that_fills_it(make: Callable[..., Path]) -> None:
     found = transfer.data(only(make(slow=rates(zero3=700), fast=rates(ddp=9000))))
     assert found is not None
-    assert found.losses[FAST, SLOW].loss is None
-    wanted = {f"{SLOW}: python -m harness run plan-ddp", f"{FAST}: python -m harness run plan-zero3"}
+    assert found.losses[FAST_NAME, SLOW_NAME].loss is None
+    wanted = {f"{SLOW_NAME}: python -m harness run plan-ddp", f"{FAST_NAME}: python -m harness run plan-zero3"}
     assert set(found.to_run) == wanted
 
 
@@ -99,8 +100,8 @@ def test_a_plan_for_other_ranks_cannot_transfer(make: Callable[..., Path]) -> No
 def test_strategies_are_shares_of_the_winner_of_their_place(two: Path) -> None:
     found = strategies.data(only(two))
     assert found is not None
-    assert found.shares["zero3", SLOW] == pytest.approx(0.7)
-    assert ("zero3", FAST) not in found.shares
+    assert found.shares["zero3", SLOW_NAME] == pytest.approx(0.7)
+    assert ("zero3", FAST_NAME) not in found.shares
     assert "safest choice for all places is ddp" in found.reading
 
 
@@ -200,6 +201,19 @@ def test_a_trial_that_stands_in_two_folders_counts_once(make: Callable[..., Path
     assert [len(entry.plans) for entry in found.contests[0].entries] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        (["cpu-a-2c-8g-11", "cpu-a-4c-8g-22"], ["2c-8g", "4c-8g"]),
+        (["cpu-a-2c-8g-11", "cpu-a-2c-8g-22"], ["11", "22"]),
+        (["cpu-a-2c-8g-11"], ["cpu-a-2c-8g-11"]),
+        (["cpu-a-11", "8xh100-80g-22"], ["cpu-a", "8xh100-80g"]),
+    ],
+)
+def test_hardware_is_named_by_what_differs(ids: list[str], names: list[str]) -> None:
+    assert short_hardware(ids) == dict(zip(ids, names, strict=True))
+
+
 def test_prices_and_peaks_normalise(two: Path) -> None:
     Store(two).write_peaks(SLOW, {"copy_bytes_per_s": 1e12})
     contest = only(two, prices={SLOW: 3.6})
@@ -233,8 +247,8 @@ def test_the_page_is_whole_and_loads_nothing(two: Path, tmp_path: Path) -> None:
 
 def test_markdown_has_a_table_of_winners_and_of_transfer(two: Path) -> None:
     text = markdown(Comparison.read([two], prices={SLOW: 1.0}))
-    assert f"| {SLOW} | zero2 dp2 | 1,000 (980.0 to 1,020) |" in text
-    assert f"| {FAST} | own | -10.0 % |" in text
+    assert f"| {SLOW_NAME} ({SLOW}) | zero2 dp2 | 1,000 (980.0 to 1,020) |" in text
+    assert f"| {FAST_NAME} | own | -10.0 % |" in text
 
 
 def test_markdown_of_hostile_names_stays_text(make: Callable[..., Path]) -> None:
@@ -248,9 +262,13 @@ def test_json_holds_base_units(two: Path) -> None:
     found = json.loads(as_json(Comparison.read([two])))
     (workload,) = found["workloads"]
     assert workload["winners"][1]["tokens_per_s"] == 1000
-    assert {"winner_of": FAST, "run_on": SLOW, "loss": pytest.approx(0.1), "tied": False, "missing": ""} in workload[
-        "transfer"
-    ]
+    assert {
+        "winner_of": FAST_NAME,
+        "run_on": SLOW_NAME,
+        "loss": pytest.approx(0.1),
+        "tied": False,
+        "missing": "",
+    } in workload["transfer"]
     assert workload["crossings"] == []
 
 

@@ -16,7 +16,8 @@ def heatmap(
     rows: Sequence[str], columns: Sequence[str], fields: Fields, *, low: float, high: float, colour: str
 ) -> go.Figure:
     """Fields from the colour of the page at `low` to half of `colour` at `high`, so that text on them can be read."""
-    drawn = row_figure("", rows, rows, extra=70)
+    drawn = row_figure("", rows, rows, extra=90)
+    drawn.update_layout(margin={"b": 60})
     lines = [[fields.get((row, column)) for column in columns] for row in rows]
     drawn.add_heatmap(
         x=list(range(len(columns))),
@@ -41,6 +42,10 @@ def heatmap(
         showscale=False,
     )
     drawn.update_xaxes(
-        tickvals=list(range(len(columns))), ticktext=[text(name) for name in columns], showgrid=False, zeroline=False
+        tickvals=list(range(len(columns))),
+        ticktext=[text(name).replace(" · ", "<br>") for name in columns],
+        tickangle=0,
+        showgrid=False,
+        zeroline=False,
     )
     return drawn

@@ -71,7 +71,7 @@ def _winners(contest: Contest) -> str:
     header = ["where", "winner", f"{found.unit} (95 % interval)", *(f"{c.name} {c.unit}".strip() for c in columns)]
     rows = [
         [
-            line.place,
+            line.place if line.hardware_id in line.place else f"{line.place} ({line.hardware_id})",
             f"{line.plan}{f' (tied with {line.ties})' if line.ties else ''}",
             f"{fmt.rate(line.tokens_per_s)} ({fmt.span(line.low, line.high)})",
             *(column.show(column.value(line)) for column in columns),

@@ -252,6 +252,22 @@ def _facts(stores: Sequence[Store], hardware_id: str) -> Mapping[str, Any]:
     return next((found for store in stores if (found := store.peaks(hardware_id))), {})
 
 
+def short_hardware(ids: Sequence[str]) -> dict[str, str]:
+    """hardware_id -> what of it differs: without the words that all begin with, and without the hash if that leaves the
+    names unique.
+    """
+    words = {name: name.split("-") for name in dict.fromkeys(ids)}
+    if len(words) < 2:
+        return {name: name for name in words}
+    common = 0
+    while len({tuple(parts[: common + 1]) for parts in words.values()}) == 1:
+        common += 1
+    without = {name: "-".join(parts[common:-1]) for name, parts in words.items()}
+    if len(set(without.values())) == len(words) and all(without.values()):
+        return without
+    return {name: "-".join(parts[common:]) for name, parts in words.items()}
+
+
 _PARTS: Mapping[str, Callable[[Place], str]] = {
     "hardware": lambda place: place.hardware_id,
     "ranks": lambda place: f"{place.world_size} {'rank' if place.world_size == 1 else 'ranks'}",
@@ -267,4 +283,8 @@ def _names(places: Sequence[Place]) -> dict[Place, str]:
     if "hardware" in shown and len(shown) > 1 and len(parts["hardware"]) == len(places):
         # The hardware alone tells them apart; a torch build is part of its id.
         shown = [name for name in shown if name in ("hardware", "ranks")]
-    return {place: " · ".join(_PARTS[name](place) for name in shown) for place in places}
+    short = short_hardware([place.hardware_id for place in places])
+    return {
+        place: " · ".join(short[place.hardware_id] if name == "hardware" else _PARTS[name](place) for name in shown)
+        for place in places
+    }

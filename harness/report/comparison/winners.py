@@ -16,6 +16,7 @@ class Winner:
     """One place."""
 
     place: str
+    hardware_id: str
     plan: str
     kind: str
     ties: int
@@ -95,6 +96,7 @@ def _line(contest: Contest, entry: Entry) -> Winner:
     hourly = contest.prices.get(entry.place.hardware_id)
     return Winner(
         place=contest.place_names[entry.place],
+        hardware_id=entry.place.hardware_id,
         plan=contest.plan_names[row["plan_id"]],
         kind=kind(row),
         ties=len(entry.ties),

@@ -24,6 +24,7 @@ def main() -> int:
     given = common.arguments(__doc__, covering=False, match="", json="")
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
     from harness import launchers
+    from harness.sweep import REFERENCE_STEPS
     from harness.trial.job import Measurement
     from tests.faults import matrix
     from tests.tiny import Laboratory
@@ -32,7 +33,7 @@ def main() -> int:
     chosen = [case for case in cases if given.match in f"{case.fault} {case.phase} {case.ranks}"]
     seen = []
     with tempfile.TemporaryDirectory() as folder, launchers.create("local") as launcher:
-        laboratory = Laboratory(launcher, Path(folder))
+        laboratory = Laboratory(launcher, Path(folder), REFERENCE_STEPS)
         laboratory.runner.measurement = Measurement(warmup_steps=4, min_steps=5, max_steps=5)
         for each in matrix.run(chosen, laboratory):
             seen.append(each)

@@ -102,9 +102,11 @@ class Laboratory:
     Args:
         launcher: starts the ranks.
         folder: of the store.
+        reference_steps: length of that process's curve.
     """
 
-    def __init__(self, launcher: Launcher, folder: Path) -> None:
+    def __init__(self, launcher: Launcher, folder: Path, reference_steps: int = STEPS) -> None:
+        self.reference_steps = reference_steps
         self.runner = Runner(
             launcher=launcher,
             store=Store(folder),
@@ -131,7 +133,7 @@ class Laboratory:
             changes: fields of the `Runner` that are different this time.
         """
         if workload.workload_id not in self.runner.references:
-            self.runner.reference(plan({"micro_batch_size": 1}), workload, facts(workload, 1), STEPS)
+            self.runner.reference(plan({"micro_batch_size": 1}), workload, facts(workload, 1), self.reference_steps)
         tried = plan(settings)
         runner = replace(self.runner, **changes)
         return runner.run(tried, workload, facts(workload, tried.world_size)).row

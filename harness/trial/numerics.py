@@ -58,7 +58,7 @@ def compare(measured: Curve, reference: Curve, plan: Mapping[str, Setting], step
     AdamW hides a wrong scale of the gradients from the losses, so the norms are what finds a missing average.
     """
     limit = tolerance(plan)
-    worst, reason = 0.0, None
+    worst, failed = 0.0, []
     for what, factor in (("loss", 1.0), ("grad_norm", GRADIENT_FACTOR)):
         pairs = zip(getattr(measured, what), getattr(reference, what), strict=False)
         for step, (ours, theirs) in enumerate(pairs):
@@ -67,11 +67,13 @@ def compare(measured: Curve, reference: Curve, plan: Mapping[str, Setting], step
             allowed = limit * factor * (LATE_FACTOR if step >= steps else 1.0)
             error = abs(ours - theirs) / max(abs(theirs), 1e-12) / allowed * limit
             error = error if math.isfinite(error) else math.inf
-            if error > limit and reason is None:
+            if error > limit:
                 name = "loss" if what == "loss" else "gradient norm"
                 reason = (
                     f"{name} of step {step} is {ours:.6g} where one process in fp32 has {theirs:.6g}; "
                     f"{allowed:g} relative is allowed"
                 )
+                failed.append((step, reason))
             worst = max(worst, error)
-    return Verdict(reason is None, worst, limit, reason)
+    first = min(failed, key=lambda pair: pair[0], default=None)
+    return Verdict(first is None, worst, limit, first[1] if first else None)

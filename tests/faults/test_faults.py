@@ -26,6 +26,7 @@ REASONS = {
     "allocate_all middle all": r"rank [01] held \d+ B when the machine had \d+ B of memory left",
     "nan last one": "loss of step 8 is nan",
     "wrong_gradient middle one": "gradient norm of step 2 is .* where one process in fp32 has",
+    "wrong_gradient last one": "gradient norm of step 8 is .* where one process in fp32 has",
     "close_events middle one": "rank 1 ended with exit status 1 in warmup, after step 1",
 }
 """Case -> what its reason says."""

@@ -107,14 +107,18 @@ def rolling(values: Sequence[float]) -> bool:
 
 
 def otava(values: Sequence[float]) -> bool:
-    """Whether Apache Otava finds a change for the worse."""
-    from otava.series import AnalysisOptions, Metric, Series
+    """Whether Apache Otava finds a change for the worse, with its default options."""
+    from otava.analysis import compute_change_points
+    from otava.series import AnalysisOptions
 
-    series = Series(
-        "simulated", None, list(range(len(values))), {"step_time_s": Metric(-1, 1.0)}, {"step_time_s": list(values)}, {}
+    options = AnalysisOptions()
+    points, _ = compute_change_points(
+        list(values),
+        window_len=options.window_len,
+        max_pvalue=options.max_pvalue,
+        min_magnitude=options.min_magnitude,
     )
-    points = series.analyze(AnalysisOptions()).change_points["step_time_s"]
-    return any(point.forward_change_percent() > 0 for point in points)
+    return any(point.stats.mean_2 > point.stats.mean_1 for point in points)
 
 
 def others() -> dict[str, Callable[[Sequence[float]], bool]]:

@@ -71,6 +71,7 @@ def blocks(job, rank: int) -> None:  # runs in every rank
 
 def main() -> None:
     """Launch, collect, print the table."""
+    from harness.statistics import median_interval
     from harness.trial.job import Deadlines
 
     given = common.arguments(__doc__, launches=3, workload="gpt-nano", strategies="ddp,zero2,zero3")
@@ -83,11 +84,10 @@ def main() -> None:
             ratios = []
             for _ in range(given.launches):
                 ratios += made.apart(plan, task, prepared.facts(task), blocks, FILE) or []
-            quarters = statistics.quantiles(ratios, n=4)
-            error = 1.253 * statistics.stdev(ratios) / len(ratios) ** 0.5  # of a median, if ratios are normal
-            middle_half = f"{quarters[0]:.3f}-{quarters[2]:.3f}"
-            table.append([name, f"{quarters[1] - 1:+.2%}", f"{1.96 * error:.2%}", middle_half])
-    header = ("plan", "cost of a step", "95 % +-", "middle half of the ratios")
+            low, high = median_interval(ratios)
+            cost = statistics.median(ratios) - 1
+            table.append([name, f"{cost:+.2%}", f"{low - 1:+.2%} to {high - 1:+.2%}", str(len(ratios))])
+    header = ("plan", "cost of a step", "95 % interval", "pairs")
     note = (
         f"{given.launches} launches, {BLOCKS} pairs of blocks of {STEPS} steps in each; the ranks agree at every step."
     )

@@ -2,7 +2,8 @@
 
 Synthetic sweeps of 100 and of 2,000 trials (benchmarks/synthetic.py), their pages opened in a headless Chromium by
 Playwright. "first paint" is the browser's first contentful paint; "usable" is when the page's script has run, the first
-chart was scrolled to and drawn, and a filter typed into the table has been applied, each from the start of the navigation.
+chart was scrolled to and drawn, and a filter typed into the table has been applied; both from the start of the
+navigation.
 
 Goals: under 6 MB for 100 trials and under 8 MB for 2,000; first paint under 1 s; usable in under 2 s.
 """

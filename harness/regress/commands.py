@@ -91,7 +91,7 @@ def _night(
     workload.prepare()
     store, sweep = Store(config.results), f"nightly-{suite.name}"
     history = History(config.results, suite.name, experiment.hardware.hardware_id)
-    with launchers.create("local") as launcher:
+    with history.alone(), _resumable(say), launchers.create("local") as launcher:
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, sweep)
         runner.measurement = night.measurement(suite)
@@ -119,6 +119,15 @@ def _night(
     for problem in history.problems:
         say(f"warning: {problem}")
     return night.exit_code(findings)
+
+
+@contextlib.contextmanager
+def _resumable(say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("what was measured is kept; the same command goes on with this night")
+        raise
 
 
 def _print(format: str, tonight: Any, findings: Any, changed: Any, nights: Any, repeat: str, page: Path) -> None:

@@ -17,7 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.errors import StoreError
+import filelock
+
+from harness.errors import InputError, StoreError
 
 SCREEN, CONFIRM = "screen", "confirm"
 
@@ -78,6 +80,30 @@ class History:
         self.folder = root / "nightly" / suite / hardware_id
         self.problems: list[str] = []
         """One sentence for each night that could not be read."""
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else runs a night of this suite on this hardware meanwhile.
+
+        Raises:
+            InputError: somebody does.
+            StoreError: the folder cannot be written.
+        """
+        path = self.folder / ".running.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(path)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(
+                f"another process is running a night of this suite in {self.folder}; wait for it to end"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write(self, night: Night) -> Path:
         """Keep a night. Raises StoreError if the folder cannot be written."""

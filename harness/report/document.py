@@ -102,10 +102,12 @@ def write(text: str, page: Path) -> Path:
         page.parent.mkdir(parents=True, exist_ok=True)
         hidden.write_text(text, encoding="utf-8")
         hidden.replace(page)
-    except OSError as error:
-        with contextlib.suppress(OSError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the folder may not even exist
             hidden.unlink()
-        raise StoreError(f"{page.parent} cannot be written: {error.strerror or error}") from error
+        if isinstance(error, OSError):
+            raise StoreError(f"{page.parent} cannot be written: {error.strerror or error}") from error
+        raise
     return page
 
 

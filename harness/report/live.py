@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+from harness.errors import HarnessError
+
 SHARE = 0.02
 """Share of the wall time that building the page may take: trials wait meanwhile."""
 FIRST_S = 15.0
@@ -80,7 +82,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host", "").partition(":")[0] not in (LOOPBACK, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.path == "/":
-            self._answer(self.server.current(), "text/html; charset=utf-8")
+            try:
+                page = self.server.current()
+            except HarnessError as error:  # such as a sweep that was removed meanwhile
+                self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain=str(error))
+                return
+            self._answer(page, "text/html; charset=utf-8")
         elif self.path == "/built":
             self._answer(self.server.state().encode(), "text/plain; charset=utf-8")
         else:

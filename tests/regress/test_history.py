@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import StoreError
+from harness.errors import InputError, StoreError
 from harness.regress.history import History, new_night
 
 from .invented import HARDWARE, World, night, stamp
@@ -50,6 +50,14 @@ def test_names_of_nights_sort_in_time_through_daylight_saving() -> None:
     names = [new_night(datetime(2026, 10, 25, hour, 30, tzinfo=UTC)) for hour in (0, 1)]
     assert names == sorted(names)
     assert new_night() != new_night()
+
+
+def test_two_nights_of_a_suite_are_not_run_at_once(tmp_path: Path) -> None:
+    refused = pytest.raises(InputError, match="another process is running a night")
+    with history(tmp_path).alone(), refused, history(tmp_path).alone():
+        pass
+    with history(tmp_path).alone():
+        assert history(tmp_path).nights() == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 import urllib.error
 import urllib.request
@@ -84,6 +85,13 @@ def test_the_state_changes_when_a_trial_is_recorded_and_the_page_with_it(make_st
         after = get(f"{server.address}built")[1]
         assert after != before
         assert "2 trials" in get(server.address)[1]
+
+
+def test_a_sweep_that_is_gone_is_said_to_be(make_store: Callable[..., Store]) -> None:
+    store = make_store([trial("a1")])
+    with served(pages(store, HARDWARE, SWEEP, 0)) as server:
+        shutil.rmtree(store.root)
+        assert get(server.address)[0] == 503
 
 
 def test_a_page_in_a_file_asks_nobody(make_store: Callable[..., Store]) -> None:

@@ -21,7 +21,7 @@ import filelock
 
 from harness.errors import InputError, StoreError
 
-SCREEN, CONFIRM = "screen", "confirm"
+SCREEN, CONFIRM, SEEDS = "screen", "confirm", "seeds"
 
 
 @dataclass(kw_only=True)
@@ -29,7 +29,7 @@ class Session:
     """Some launches of each plan in turns, between two runs of the canary."""
 
     purpose: str
-    """SCREEN, or CONFIRM on suspicion."""
+    """SCREEN, CONFIRM on suspicion, or SEEDS: the last losses of other seeds, kept for nights of the same versions."""
     canary: dict[str, float] = field(default_factory=dict)
     """Seconds of the canary's parts, median of before and after; {} if it could not be measured."""
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)

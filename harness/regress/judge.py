@@ -2,23 +2,24 @@
 
 A verdict goes up a ladder. A night above the baseline's prediction interval is suspected. Fresh sessions of the same
 night, none of which caused the suspicion, confirm it or do not. Many confirmations in one night must stand a false-
-discovery control together. A machine whose canary moved is no place to judge a time.
+discovery control together. A machine whose canary moved is no place to judge a time. The loss has a rule of its own
+(`harness.regress.losses`).
 """
 
 from __future__ import annotations
 
 import math
-import statistics as middle
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import scipy.stats
 
-from harness.regress import acknowledge
 from harness.regress.acknowledge import Acknowledgement
-from harness.regress.history import CONFIRM, Night, Session
+from harness.regress.findings import Finding, Verdict
+from harness.regress.history import CONFIRM, SEEDS, Night, Session
+from harness.regress.losses import Losses, versions
+from harness.regress.past import Past, canary_of, seed_values, session_value
 from harness.regress.statistics import CONFIRM as LEVEL
 from harness.regress.statistics import (
     NOTHING,
@@ -47,60 +48,10 @@ LONGEST = 400
 """Nights among which the beginning of a change is sought."""
 
 
-class Verdict(StrEnum):
-    """What is said of a metric of a plan."""
-
-    PASS = "PASS"
-    SUSPECT = "SUSPECT"
-    CONFIRMED = "CONFIRMED"
-    IMPROVED = "IMPROVED"
-    ENV_CHANGE = "ENV_CHANGE"
-    INSUFFICIENT = "INSUFFICIENT"
-    NOT_MEASURED = "NOT_MEASURED"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A verdict with what it rests on."""
-
-    plan: str
-    metric: str
-    verdict: Verdict
-    why: str
-    """One sentence."""
-    value: float | None = None
-    """Tonight's, median over launches, in the metric's unit."""
-    baseline: float | None = None
-    """The baseline's middle, in the metric's unit."""
-    low: float | None = None
-    high: float | None = None
-    """Where nine of ten nights lie if nothing changed."""
-    nights: int = 0
-    """Of the baseline."""
-    effect: float | None = None
-    """Relative change, positive is worse."""
-    p: float | None = None
-    smallest: float | None = None
-    """Relative change that fresh sessions would have confirmed with a probability of 80 %."""
-    since: str | None = None
-    """The night in which a confirmed change seems to have begun."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in a night's file."""
-        return {**asdict(self), "verdict": str(self.verdict)}
-
-
-@dataclass(frozen=True)
-class Series:
-    """One metric of one plan over nights, as logarithms in which more is worse."""
-
-    nights: tuple[str, ...]
-    values: tuple[float, ...]
-    canary: tuple[float | None, ...]
-
-
 Measure = Callable[[Sequence[str]], Sequence[Session]]
 """Called with suspected plans: fresh sessions of them. May return fewer than asked for, or none, if time is over."""
+Seeds = Callable[[Sequence[str]], Sequence[Session]]
+"""Called with plans: the last losses of other seeds of them, as sessions of purpose SEEDS."""
 
 
 def judge(
@@ -110,6 +61,7 @@ def judge(
     entries: Sequence[Acknowledgement],
     measure: Measure,
     rank_memory_bytes: int | None = None,
+    seeds: Seeds = lambda plans: (),
 ) -> tuple[Finding, ...]:
     """The verdict of every metric of every plan of a suite.
 
@@ -120,6 +72,7 @@ def judge(
         entries: acknowledgements.
         measure: measures suspects again.
         rank_memory_bytes: what a rank may hold, to which the floor of memory is scaled.
+        seeds: measures other seeds, where only they can tell whether a loss is right.
     """
     before = Past(past)
     first = {
@@ -130,6 +83,9 @@ def judge(
     suspects = sorted({plan for (plan, _), case in first.items() if case.suspicious()})
     if suspects and not any(session.purpose == CONFIRM for session in tonight.sessions):
         tonight.sessions.extend(measure(suspects))
+    unclear = sorted(plan for (plan, _), case in first.items() if case.needs_seeds())
+    if unclear:
+        tonight.sessions.extend(seeds(unclear))
     moved = canary_moved(past, tonight)
     return _standing_together([case.finding(moved) for case in first.values()])
 
@@ -139,9 +95,9 @@ def canary_moved(past: Sequence[Night], tonight: Night) -> float | None:
 
     Tonight's middle over all sessions is compared: one disturbed moment does not excuse a night.
     """
-    values = [_canary(night.sessions) for night in past]
+    values = [canary_of(night.sessions) for night in past]
     known = [value for value in values if value is not None][-60:]
-    now = _canary(tonight.sessions)
+    now = canary_of(tonight.sessions)
     if now is None or len(known) < FEWEST_NIGHTS:
         return None
     moved = now - trimmed_mean(known)
@@ -174,6 +130,8 @@ class _Case:
         self.baseline = [self._controlled(value, canary) for value, canary in pairs]
         screening = tonight.screened()
         self.now = None if screening is None else self._value(screening)
+        self.versions = versions(tonight.environment)
+        self.losses = past.losses(suite, plan, metric, entries, self.versions) if metric.kind == "loss" else []
 
     def suspicious(self) -> bool:
         """Whether fresh sessions are needed."""
@@ -181,18 +139,28 @@ class _Case:
             return False
         return self._above(self.now) or self._above(self.now, better=True)
 
+    def needs_seeds(self) -> bool:
+        """Whether only other seeds can tell if the loss is right, and none are known."""
+        if self.now is None or len(self.losses) < FEWEST_NIGHTS:
+            return False
+        loss = self._loss(self.now)
+        return loss.needs_seeds() and not loss.seeds
+
     def finding(self, moved: float | None) -> Finding:
         """The verdict, before the control of false discoveries."""
         if self.now is None:
             return self._say(Verdict.NOT_MEASURED, self._failure())
-        if len(self.baseline) < FEWEST_NIGHTS:
-            needed = FEWEST_NIGHTS - len(self.baseline)
+        known = len(self.losses if self.metric.kind == "loss" else self.baseline)
+        if known < FEWEST_NIGHTS:
+            needed = FEWEST_NIGHTS - known
             return self._say(
                 Verdict.INSUFFICIENT,
-                f"the baseline has {len(self.baseline)} of {FEWEST_NIGHTS} nights; run {needed} more",
+                f"the baseline has {known} of {FEWEST_NIGHTS} nights; run {needed} more",
             )
         if self.metric.kind == "loss":
-            return self._loss()
+            verdict, why, evidence = self._loss(self.now).told()
+            wrong = verdict in (Verdict.CONFIRMED, Verdict.IMPROVED)
+            return self._say(verdict, why, since=self._since() if wrong else None, **evidence)
         if not self.suspicious():
             return self._say(Verdict.PASS, "it lies where the baseline's nights lie")
         better = not self._above(self.now)
@@ -229,25 +197,19 @@ class _Case:
         difference = abs(math.exp(now) - math.exp(trimmed_mean(self.baseline)))
         return difference > max(LEAST_BYTES, min(MEMORY_BYTES, MEMORY_BYTES * share))
 
-    def _loss(self) -> Finding:
-        """An identical plan trains identically; what differs in the baseline itself is rounding."""
-        now, values = self.now or 0.0, self.baseline
-        middle_value = middle.median(values)
-        band = 3 * max(abs(value - middle_value) for value in values) + 1e-6
-        evidence = {"effect": math.expm1(now - middle_value)}
-        if abs(now - middle_value) <= band:
-            return self._say(Verdict.PASS, "the last loss is the baseline's", **evidence)
-        worse = now > middle_value
-        word = "above" if worse else "below"
-        difference = f"{abs(evidence['effect']):.2g} (relative) {word}"
-        why = f"the last loss is {difference} the baseline's, which varies by {band / 3:.1g}"
-        return self._say(Verdict.CONFIRMED if worse else Verdict.IMPROVED, why, p=0.0, since=self._since(), **evidence)
+    def _loss(self, now: float) -> Losses:
+        known = Losses(now=now, versions=self.versions, nights=self.losses)
+        if not known.needs_seeds():
+            return known
+        measured = seed_values(self.tonight.sessions, self.plan, self.metric)
+        return replace(known, seeds=measured or self.past.seeds(self.suite, self.plan, self.metric, self.versions))
 
     def _since(self) -> str | None:
         """The night in which the change seems to have begun, among all since the last acknowledgement."""
         whole = self.past.series(self.suite, self.plan, self.metric, self.entries, None)
         values = [self._controlled(value, canary) for value, canary in zip(whole.values, whole.canary, strict=True)]
-        tonight = [value for s in self.tonight.sessions if (value := self._value(s)) is not None]
+        sessions = [session for session in self.tonight.sessions if session.purpose != SEEDS]
+        tonight = [value for session in sessions if (value := self._value(session)) is not None]
         nights = [*whole.nights, *[self.tonight.night] * len(tonight)][-LONGEST:]
         found = change_point([*values, *tonight][-LONGEST:])
         return None if found is None else nights[found.at]
@@ -260,7 +222,7 @@ class _Case:
 
     def _value(self, session: Session) -> float | None:
         value = session_value(session, self.plan, self.metric)
-        return None if value is None else self._controlled(value, _canary([session]))
+        return None if value is None else self._controlled(value, canary_of([session]))
 
     def _controlled(self, value: float, canary: float | None) -> float:
         return value if canary is None else value - self.slope * (canary - self.canary_middle)
@@ -294,78 +256,6 @@ class _Case:
 
     def _shown(self, value: float) -> float:
         return math.exp(value if self.metric.more_is_worse else -value)
-
-
-class Past:
-    """Earlier nights, looked through once for all metrics."""
-
-    def __init__(self, nights: Iterable[Night]) -> None:
-        self.nights = [
-            (
-                night,
-                session,
-                _canary([session]),
-                {(v.get("plan"), v.get("metric")): v.get("verdict") for v in night.verdicts},
-            )
-            for night in nights
-            if (session := night.screened()) is not None
-        ]
-
-    def series(
-        self, suite: Suite, plan: str, metric: Metric, entries: Sequence[Acknowledgement], limit: int | None
-    ) -> Series:
-        """The nights that tonight may be compared with: the same plan measured in the same way, since the last
-        acknowledgement.
-
-        Args:
-            suite: tonight's.
-            plan: its name.
-            metric: of the plan.
-            entries: acknowledgements.
-            limit: so many of the first nights make the frozen baseline, those left out in which a change was confirmed
-                or the machine was another; None for every night.
-        """
-        accepted = acknowledge.latest(entries, plan, metric.name)
-        identity = suite.identity(plan)
-        nights: list[str] = []
-        values: list[float] = []
-        canaries: list[float | None] = []
-        for night, session, canary, said in self.nights:
-            if limit is not None and len(values) == limit:
-                break
-            if night.identities.get(plan) != identity or (accepted and night.night < accepted.night):
-                continue
-            value = session_value(session, plan, metric)
-            excluded = limit is not None and said.get((plan, metric.name)) in _NO_BASELINE
-            # What was accepted is the new normal, whatever was said of it then.
-            if value is None or (excluded and not accepted):
-                continue
-            nights.append(night.night)
-            values.append(value)
-            canaries.append(canary)
-        return Series(tuple(nights), tuple(values), tuple(canaries))
-
-
-_NO_BASELINE = (Verdict.CONFIRMED, Verdict.ENV_CHANGE)
-
-
-def session_value(session: Session, plan: str, metric: Metric) -> float | None:
-    """A session's value of a metric: the logarithm of the median over its launches, more is worse."""
-    found = [v for v in session.values.get(plan, {}).get(metric.name, []) if v > 0 and math.isfinite(v)]
-    if not found:
-        return None
-    value = math.log(middle.median(found))
-    return value if metric.more_is_worse else -value
-
-
-def _canary(sessions: Sequence[Session]) -> float | None:
-    parts = [value for s in sessions for value in [_mean_log(s.canary)] if value is not None]
-    return middle.median(parts) if parts else None
-
-
-def _mean_log(canary: Mapping[str, float]) -> float | None:
-    logs = [math.log(value) for value in canary.values() if value > 0]
-    return sum(logs) / len(logs) if logs else None
 
 
 def _standing_together(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from harness.errors import InputError
+from harness.errors import InputError, MeasurementError
 from harness.experiment import Experiment
 from harness.plan import Plan
 from harness.records import Role
 from harness.regress.acknowledge import Acknowledgement
-from harness.regress.history import CONFIRM, SCREEN, History, Night, Session, new_night
-from harness.regress.judge import Finding, Verdict, judge
+from harness.regress.findings import Finding, Verdict
+from harness.regress.history import CONFIRM, SCREEN, SEEDS, History, Night, Session, new_night
+from harness.regress.judge import judge
+from harness.regress.losses import FEWEST_SEEDS
 from harness.regress.suite import METRICS, Suite
 from harness.standings import USABLE
+from harness.sweep import REFERENCE_STEPS
 from harness.trial import canary
 from harness.trial.job import Measurement
 from harness.trial.runner import Runner
+from harness.workloads.base import Workload
 
 RESUMED_FOR = timedelta(hours=12)
 """A night that was cut short is taken up for so long; then a new one begins."""
@@ -96,7 +100,13 @@ class NightRun:
             tonight.sessions.append(session)
         self._fill(tonight, session, list(self.plans))
         found = judge(
-            self.suite, past, tonight, entries, lambda names: self._again(tonight, names), self.runner.rank_memory
+            self.suite,
+            past,
+            tonight,
+            entries,
+            lambda names: self._again(tonight, names),
+            self.runner.rank_memory,
+            self._seeds,
         )
         tonight.verdicts = [finding.to_json() for finding in found]
         tonight.complete = True
@@ -135,13 +145,36 @@ class NightRun:
             sessions.append(session)
         return sessions
 
+    def _seeds(self, names: Sequence[str]) -> list[Session]:
+        """The last losses of plans with other seeds, each checked against its own fp32 reference like any launch."""
+        session = Session(purpose=SEEDS)
+        for number in range(1, FEWEST_SEEDS + 1):
+            workload = replace(self.workload, seed=self.workload.seed + number)
+            self.say(f"seed {number} of {FEWEST_SEEDS} of {', '.join(names)}: the versions are new")
+            for name in names:
+                if not self._time_left() or not self._referenced(workload):
+                    return [session]
+                self._launch(session, name, workload, ("loss_last",))
+        return [session]
+
+    def _referenced(self, workload: Workload) -> bool:
+        """Whether the fp32 reference of a workload is known or could be measured."""
+        workload.prepare()
+        alone, facts = self.experiment.reference_plan(workload), self.experiment.facts(workload, 1)
+        try:
+            self.runner.reference(alone, workload, facts, REFERENCE_STEPS)
+        except MeasurementError as error:
+            self.say(f"warning: {error}")
+            return False
+        return True
+
     def _fill(self, tonight: Night, session: Session, names: Sequence[str], *, keep: bool = True) -> None:
         """Launch what a session lacks, in turns, between two runs of the canary."""
         before = self._canary()
         for number, name in self._due(session, names):
             if not self._time_left():
                 break
-            self._launch(session, name)
+            self._launch(session, name, self.workload)
             self.say(f"launch {number} of {self.suite.launches}: {name}")
             if keep:
                 self.history.write(tonight)
@@ -158,10 +191,11 @@ class NightRun:
                 elif name in self.refused:
                     session.failures[name] = [self.refused[name]]
 
-    def _launch(self, session: Session, name: str) -> None:
-        result = self.runner.run(
-            self.plans[name], self.workload, self.experiment.facts(self.workload), role=Role.NIGHTLY
-        )
+    def _launch(
+        self, session: Session, name: str, workload: Workload, metrics: Collection[str] = tuple(METRICS)
+    ) -> None:
+        facts = self.experiment.facts(workload)
+        result = self.runner.run(self.plans[name], workload, facts, role=Role.NIGHTLY)
         session.trials.setdefault(name, []).append(result.trial_id)
         row = result.row
         if row["outcome"] not in USABLE:
@@ -169,7 +203,7 @@ class NightRun:
             session.failures.setdefault(name, []).append(reason)
             return
         values = session.values.setdefault(name, {})
-        for metric in METRICS:
+        for metric in metrics:
             if row.get(metric) is not None:
                 values.setdefault(metric, []).append(float(row[metric]))
 

@@ -9,8 +9,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from harness.regress.environment import Change
+from harness.regress.findings import Finding, Verdict
 from harness.regress.history import Night
-from harness.regress.judge import Finding, Verdict
 from harness.regress.suite import METRICS
 from harness.report import format as fmt
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness.regress.acknowledge import Acknowledgement
 from harness.regress.environment import Change
+from harness.regress.findings import Finding
 from harness.regress.history import History, Night
-from harness.regress.judge import Finding
 from harness.regress.outputs import ORDER, headline, sorted_findings
 from harness.regress.suite import Suite
 from harness.report.document import write

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from harness.regress.acknowledge import Acknowledgement
+from harness.regress.findings import Finding, Verdict
 from harness.regress.history import CONFIRM, Night, Session
-from harness.regress.judge import Finding, Verdict, _standing_together, canary_moved, judge
+from harness.regress.judge import _standing_together, canary_moved, judge
 from harness.regress.night import exit_code
 from harness.regress.suite import Suite
 

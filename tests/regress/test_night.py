@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness.errors import InputError
+from harness.errors import InputError, MeasurementError
 from harness.plan import complete
+from harness.regress.findings import Verdict
 from harness.regress.history import CONFIRM, History
-from harness.regress.judge import Verdict
 from harness.regress.night import NightRun, measurement, plans
 from harness.regress.suite import Suite
 from harness.trial.runner import Result
@@ -37,6 +38,9 @@ class FakeRunner:
         self.seconds = {1: 1.0, 2: 2.0}
         self.outcome = "ok"
         self.canaries = 0
+        self.loss = 3.0
+        self.seeds: list[int] = []
+        self.referenced: list[int] = []
 
     def run(self, plan: Any, workload: Any, facts: Any, *, role: str) -> Result:
         if self.stop_after is not None and len(self.launched) >= self.stop_after:
@@ -44,8 +48,16 @@ class FakeRunner:
         size = int(plan["micro_batch_size"])
         self.launched.append(size)
         row = {"outcome": self.outcome, "outcome_reason": "exit status 1", "step_time_s": self.seconds[size]}
+        row["loss_last"] = self.loss + 0.1 * workload.seed
+        if workload.seed:
+            self.seeds.append(workload.seed)
+            assert workload.seed in self.referenced
         row = row if self.outcome == "ok" else {**row, "step_time_s": None}
         return Result(f"t{len(self.launched)}", {**row, "role": role}, 1.0)
+
+    def reference(self, plan: Any, workload: Any, facts: Any, steps: int) -> float:
+        self.referenced.append(workload.seed)
+        return 0.0
 
     def apart(self, plan: Any, workload: Any, facts: Any, target: Any, file: str) -> dict[str, float]:
         self.canaries += 1
@@ -157,3 +169,54 @@ def test_a_plan_that_this_version_does_not_know_is_refused_by_name(tmp_path: Pat
     job = night_run(tmp_path, FakeRunner())
     with pytest.raises(InputError, match="the plan 'mine' of the suite 'team': unknown knob 'micro_batch'"):
         plans(suite, job.experiment)
+
+
+def nights_of_one_loss(tmp_path: Path) -> Suite:
+    """A suite that has ten nights."""
+    suite = replace(SUITE, metrics=("loss_last",))
+    for _ in range(10):
+        night_run(tmp_path, FakeRunner(), suite).run(())
+    return suite
+
+
+def test_under_new_versions_five_other_seeds_are_measured_once(tmp_path: Path) -> None:
+    suite = nights_of_one_loss(tmp_path)
+    first, second = FakeRunner(), FakeRunner()
+    first.loss = second.loss = 3.05
+    tonight, findings = night_run(tmp_path, first, suite, environment={"torch": "2.14"}).run(())
+    assert first.seeds == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert {finding.verdict for finding in findings} == {Verdict.PASS}
+    assert "within the band of 5 other seeds" in findings[0].why
+    assert [session.purpose for session in tonight.sessions] == ["screen", "seeds"]
+    assert list(tonight.sessions[1].values["one"]) == ["loss_last"]
+    _, findings = night_run(tmp_path, second, suite, environment={"torch": "2.14"}).run(())
+    assert second.seeds == []
+    assert {finding.verdict for finding in findings} == {Verdict.PASS}
+
+
+def test_without_time_for_seeds_a_loss_is_only_suspected(tmp_path: Path) -> None:
+    suite = nights_of_one_loss(tmp_path)
+    runner = FakeRunner()
+    runner.loss = 3.05
+    # Enough for the night's own launches, and for one seed of each plan.
+    job = night_run(tmp_path, runner, suite, environment={"torch": "2.14"}, seconds=9.0)
+    job.clock = lambda: job.began + len(runner.launched) + 1.0
+    _, findings = job.run(())
+    assert runner.seeds == [1, 1]
+    assert {finding.verdict for finding in findings} == {Verdict.SUSPECT}
+    assert "1 of 5 other seeds" in findings[0].why
+
+
+def test_seeds_whose_reference_does_not_run_leave_a_suspicion(tmp_path: Path) -> None:
+    suite = nights_of_one_loss(tmp_path)
+    runner = FakeRunner()
+    runner.loss = 3.05
+
+    def broken(*given: Any) -> float:
+        raise MeasurementError("the fp32 reference ended with a crash")
+
+    runner.reference = broken  # type: ignore[method-assign]
+    said: list[str] = []
+    _, findings = night_run(tmp_path, runner, suite, environment={"torch": "2.14"}, say=said.append).run(())
+    assert {finding.verdict for finding in findings} == {Verdict.SUSPECT}
+    assert "warning: the fp32 reference ended with a crash" in said

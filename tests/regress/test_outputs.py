@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 from harness.regress import outputs
 from harness.regress.environment import Change, changes
-from harness.regress.judge import Finding, Verdict
+from harness.regress.findings import Finding, Verdict
 
 from .invented import World
 

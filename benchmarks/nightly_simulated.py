@@ -173,7 +173,7 @@ def main() -> None:
     common.print_table(("flat series", "CONFIRMED", *beside), alarms, note)
     header = ["series"]
     for size in ("5 % within 3 nights", "3 % within 7 nights"):
-        header += [size, f"{size}, Otava"] if OTAVA else [size]
+        header += [size, "the same, Otava"] if OTAVA else [size]
     header += ["10 % reported on night 30", "dated within one night"]
     common.print_table(header, powers, f"{given.series} series of each kind; the change begins in night {BEGIN}.")
 

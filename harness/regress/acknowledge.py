@@ -48,7 +48,8 @@ def read(path: Path) -> tuple[Acknowledgement, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
-        raise InputError(f"the acknowledgements {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"the acknowledgements {path} cannot be read: {reason}") from None
     if broken := [entry for entry in found if not all(isinstance(v, str) and v for v in vars(entry).values())]:
         raise InputError(f"the acknowledgements {path} have an entry that lacks something: {broken[0]}")
     return found

@@ -59,22 +59,31 @@ class Bisect:
         """The first bad commit; the candidates, if skipped revisions leave more than one.
 
         Raises:
-            InputError: a revision does not exist, or the good one is no ancestor of the bad one.
+            InputError: a revision does not exist, the good one is no ancestor of the bad one, or a command is none.
             MeasurementError: good or bad cannot be built, or do not differ.
         """
-        first, last = (
-            git(self.project, "rev-parse", f"{good}^{{commit}}"),
-            git(self.project, "rev-parse", f"{bad}^{{commit}}"),
-        )
+        _check_commands(self.build, self.measure)
+        git(self.project, "rev-parse", "--git-dir")
+        first, last = (self._commit(revision) for revision in (good, bad))
         between = git(self.project, "rev-list", "--first-parent", "--reverse", f"{first}..{last}").splitlines()
         if not between:
             raise InputError(f"there is no commit after {good} up to {bad}; --good must be an ancestor of --bad")
-        with self._checked_out(first) as reference:
-            if not self._judged(reference, last):
-                raise MeasurementError(
-                    f"{bad} is not measurably slower than {good} by {self.floor:.0%} or more: there is nothing to find"
-                )
-            return self._search(reference, between)
+        try:
+            with self._checked_out(first) as reference:
+                if not self._judged(reference, last):
+                    raise MeasurementError(
+                        f"{bad} is not measurably slower than {good} by {self.floor:.0%} or more: there is nothing to "
+                        "find"
+                    )
+                return self._search(reference, between)
+        except UnbuildableError as error:
+            raise MeasurementError(f"the good revision {good} cannot be built: {error}") from None
+
+    def _commit(self, revision: str) -> str:
+        try:
+            return git(self.project, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        except InputError:
+            raise InputError(f"{revision!r} is no commit, branch or tag of {self.project}") from None
 
     def _search(self, reference: Path, between: list[str]) -> str | list[str]:
         """Between a good revision before `between` and the bad one at its end."""
@@ -149,10 +158,22 @@ class Bisect:
         }
         words: Sequence[str] = shlex.split(command)
         try:
-            done = subprocess.run(words, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                words, cwd=tree, env=environment, capture_output=True, text=True, errors="replace", check=False
+            )
         except OSError as error:
             raise UnbuildableError(f"{command!r} cannot be run: {error.strerror}") from None
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:]
             raise UnbuildableError(f"{command!r} ended with status {done.returncode}{': ' + last[0] if last else ''}")
         return done
+
+
+def _check_commands(build: str, measure: str) -> None:
+    for name, command in (("build", build), ("measure", measure)):
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise InputError(f"--{name} is a command, but got {command!r}: {error}") from None
+        if name == "measure" and not words:
+            raise InputError("--measure is a command that prints a number, but got an empty one")

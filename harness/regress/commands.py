@@ -216,8 +216,10 @@ def _since(results: Path, suite: Suite, plan: str, metric: str) -> str:
 
 def install(form: str, path: Path | None, time: str, deadline: str, write: bool) -> int:
     """Print the unit that runs the suite every night, or put it where it belongs."""
+    from harness.config import parse_duration
     from harness.regress import schedule
 
+    parse_duration(deadline)
     hour, colon, minute = time.partition(":")
     if not (colon and hour.isdecimal() and minute.isdecimal()):
         raise InputError(f"the time of a night is written HH:MM, but got {time!r}")

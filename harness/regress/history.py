@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ import filelock
 
 from harness.errors import InputError, StoreError
 
+_NAME = re.compile(r"\d{8}T\d{6}Z")
 SCREEN, CONFIRM, SEEDS = "screen", "confirm", "seeds"
 
 
@@ -127,7 +129,7 @@ class History:
         for path in sorted(self.folder.glob("*.json")):
             try:
                 yield _night(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError, KeyError) as error:
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 sentence = f"the night {path} cannot be read ({type(error).__name__}: {error}) and is skipped"
                 if sentence not in self.problems:
                     self.problems.append(sentence)
@@ -140,6 +142,16 @@ def _night(found: Mapping[str, Any]) -> Night:
         for session in known.get("sessions", [])
     ]
     night = Night(**{**known, "sessions": sessions})
-    if not isinstance(night.night, str) or not isinstance(night.identities, dict):
+    if not isinstance(night.night, str) or not _NAME.match(night.night):
         raise ValueError("it is no night")
+    texts = [night.identities, night.environment]
+    lists = [values for s in sessions for metrics in s.values.values() for values in metrics.values()]
+    numbers = [value for values in (*lists, *(s.canary.values() for s in sessions)) for value in values]
+    if not (
+        all(isinstance(text, str) for table in texts for text in table.values())
+        and all(isinstance(number, (int, float)) for number in numbers)
+        and all(isinstance(verdict, dict) for verdict in night.verdicts)
+        and all(isinstance(table, dict) for s in sessions for table in (s.trials, s.failures))
+    ):
+        raise ValueError("a field has the wrong type")
     return night

@@ -229,12 +229,11 @@ class _Case:
 
     def _failure(self) -> str:
         screening = self.tonight.screened()
-        reasons = screening.failures.get(self.plan, []) if screening else []
-        return (
-            reasons[0]
-            if reasons
-            else "it was not launched before the night's deadline, or the metric is not known here"
-        )
+        if screening is not None and screening.failures.get(self.plan):
+            return screening.failures[self.plan][0]
+        if screening is None or not screening.trials.get(self.plan):
+            return "it was not launched before the night's deadline"
+        return f"this machine does not tell {self.metric.name}, or no launch came so far"
 
     def _say(self, verdict: Verdict, why: str, **evidence: Any) -> Finding:
         known = len(self.baseline) > 1

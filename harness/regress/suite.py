@@ -148,8 +148,9 @@ def load(path: Path) -> Suite:
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"the suite {path} cannot be read: {error}; make one with: python -m harness nightly init"
+            f"the suite {path} cannot be read: {reason}; make one with: python -m harness nightly init"
         ) from None
     return parse(values, str(path))
 
@@ -177,5 +178,8 @@ def parse(values: Mapping[str, Any], where: str) -> Suite:
     for name, floor in values.get("floors", {}).items():
         if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < 1:
             raise InputError(f"the floor of {name} in {where} must be a share from 0 to 1, but got {floor!r}")
+    metrics = values.get("metrics", DEFAULT_METRICS)
+    if not metrics or not all(isinstance(name, str) for name in metrics):
+        raise InputError(f"metrics in {where} must be names, at least one of {', '.join(METRICS)}, but got {metrics!r}")
     plans = values.get("plans", {})
-    return Suite(**{**values, "plans": plans, "metrics": tuple(values.get("metrics", DEFAULT_METRICS))})
+    return Suite(**{**values, "plans": plans, "metrics": tuple(metrics)})

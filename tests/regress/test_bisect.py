@@ -92,8 +92,25 @@ def test_a_command_that_prints_no_number_cannot_be_judged(project: Path) -> None
 def test_revisions_that_cannot_be_bisected_are_refused(project: Path, which: str) -> None:
     made = commits(project, timed(1.0, 1.1))
     good, bad = ("nosuch", made[1]) if which == "unknown" else (made[1], made[0])
-    with pytest.raises(InputError):
+    sentence = "'nosuch' is no commit, branch or tag" if which == "unknown" else "--good must be an ancestor"
+    with pytest.raises(InputError, match=sentence):
         Bisect(project, "", MEASURE).find(good, bad)
+
+
+@pytest.mark.parametrize(("build", "measure"), [("", ""), ("", "'python"), ("'make", MEASURE)])
+def test_what_is_no_command_is_refused_before_anything_is_built(project: Path, build: str, measure: str) -> None:
+    made = commits(project, timed(1.0, 1.1))
+    job = Bisect(project, build, measure)
+    with pytest.raises(InputError, match=r"--(build|measure) is a command"):
+        job.find(made[0], made[1])
+    assert job.steps == []
+
+
+def test_a_good_revision_that_does_not_build_ends_it(project: Path) -> None:
+    made = commits(project, timed(1.0, 1.1))
+    with pytest.raises(MeasurementError, match=r"the good revision .* cannot be built: 'false' ended with status 1"):
+        Bisect(project, "false", MEASURE).find(made[0], made[1])
+    assert git(project, "worktree", "list").count("\n") == 0
 
 
 def test_a_folder_without_git_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,28 @@ def test_a_night_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.suffix for path in history(tmp_path).folder.iterdir()] == [".json"] * 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b'{"night": 3}', b"\xff\xfe"])
+def damaged(**fields: Any) -> bytes:
+    """A night with fields of the wrong kind."""
+    return json.dumps({**asdict(World().past(1)[0]), **fields}).encode()
+
+
+DAMAGES = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"night": 3}',
+    b"\xff\xfe",
+    damaged(night="monday"),
+    damaged(environment=None),
+    damaged(verdicts=[3]),
+    damaged(sessions=3),
+    damaged(sessions=[{"purpose": "screen", "values": []}]),
+    damaged(sessions=[{"purpose": "screen", "values": {"ddp": {"step_time_s": ["fast"]}}}]),
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_night_is_named_and_the_rest_is_read(damage: bytes, tmp_path: Path) -> None:
     made = World().past(3)
     for one in made:

@@ -207,6 +207,16 @@ def test_the_baseline_is_frozen() -> None:
     assert next(f for f in findings if f.plan == "ddp").nights == 12
 
 
+def test_what_no_launch_told_is_not_blamed_on_the_deadline() -> None:
+    suite = replace(SUITE, metrics=("step_time_s", "energy_j"))
+    tonight = night(20, [session({plan: {"step_time_s": [1.0] * 3} for plan in suite.plans})], suite)
+    tonight.sessions[0].trials["zero2"] = []
+    tonight.sessions[0].values.pop("zero2")
+    why = {(f.plan, f.metric): f.why for f in judge(suite, [], tonight, (), lambda names: [])}
+    assert "this machine does not tell energy_j" in why["ddp", "energy_j"]
+    assert why["zero2", "step_time_s"] == "it was not launched before the night's deadline"
+
+
 @pytest.mark.parametrize("kind", ["nothing", "canary alone"])
 def test_a_night_of_nothing_is_not_measured(kind: str) -> None:
     world = World(13)

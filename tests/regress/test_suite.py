@@ -49,6 +49,8 @@ def test_the_suite_that_comes_with_the_harness_is_one() -> None:
         ('name = "../x"\n[plans.a]', "a suite's name has up to 60"),
         ('name = "x"\nplan = 1\n[plans.a]', "unknown field of the suite 'plan': did you mean 'plans'"),
         ('name = "x"\nmetrics = ["speed"]\n[plans.a]', "unknown metric 'speed'"),
+        ('name = "x"\nmetrics = []\n[plans.a]', "must be names, at least one of step_time_s"),
+        ('name = "x"\nmetrics = [1, "a"]\n[plans.a]', "must be names"),
         ('name = "x"\nlaunches = 1\n[plans.a]', "launches of a suite must be at least 2, but got 1"),
         ('name = "x"\nlaunches = "3"\n[plans.a]', "launches in"),
         ('name = "x"\nbaseline_nights = 99\n[plans.a]', "must be at most 60"),

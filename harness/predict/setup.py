@@ -50,12 +50,12 @@ beside 16-bit weights (Narayanan et al. 2021, arXiv:2104.04473), DeepSpeed sums 
 fp32 weights and gathers them in 16 bits (torch.distributed.fsdp.MixedPrecisionPolicy)."""
 
 MOMENTS = {"adamw8bit": 2 * (1 + 4 / 256), "adamw4bit": 2 * (0.5 + 4 / 128), "adamwfp8": 2 * (1 + 4 / 256)}
-"""Quantised optimizer -> bytes of both moments of a parameter: blocks of 256 or 128 share an fp32 scale (Dettmers et al.
-2022, arXiv:2110.02861)."""
+"""Quantised optimizer -> bytes of both moments of a parameter: blocks of 256 or 128 share an fp32 scale (Dettmers et
+al. 2022, arXiv:2110.02861)."""
 
 CHECKPOINTS = ("none", "full", "nth", "selective", "attention", "half")
 """What is recomputed: of plans nothing, every layer, every n-th layer, or all but matrix products and attention; of
-published runs also the core of attention alone (Korthikanti et al. 2022) and every second matrix product (torchtitan)."""
+published runs also attention's core alone (Korthikanti et al. 2022) and every second matrix product (torchtitan)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def step_time(shape: Shape, setup: Setup, device: Device) -> StepTime:
 def layer_seconds(shape: Shape, setup: Setup, device: Device) -> Layer:
     """One layer on one micro-batch.
 
-    A backward pass computes twice what its forward pass did; that of fused attention has five products for two, since it
+    A backward pass computes twice what its forward pass did; that of fused attention has five products for two, as it
     computes scores again (Dao et al. 2022, arXiv:2205.14135). Tensor parallelism takes four all-reduces of the stream,
     six with full recomputation (Shoeybi et al. 2019, arXiv:1909.08053).
     """
@@ -236,8 +236,8 @@ def _attention_core(shape: Shape, setup: Setup, device: Device) -> Number:
 def _data_parallel(shape: Shape, setup: Setup, device: Device, layer: Layer, layers: Number) -> tuple[Number, Number]:
     """Seconds of a step in which gradients and weights travel: beside nothing, and beside computation.
 
-    A rank sends 2 (d-1)/d gradients under DDP, and (d-1)/d gradients and weights under ZeRO-1 and 2; ZeRO-2 reduces after
-    every micro-batch, ZeRO-3 gathers and reduces in each (Rajbhandari et al. 2020, arXiv:1910.02054).
+    A rank sends 2 (d-1)/d gradients under DDP, and (d-1)/d gradients and weights under ZeRO-1 and 2; ZeRO-2 reduces
+    after every micro-batch, ZeRO-3 gathers and reduces in each (Rajbhandari et al. 2020, arXiv:1910.02054).
     """
     local = _local_parameters(shape, setup, layers)
     divided = setup.among("data_parallel", "zero1", "zero2", "zero3")

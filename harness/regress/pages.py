@@ -46,6 +46,7 @@ def build(
             for metric in suite.metrics
             if (points := tuple(_points(suite, nights, plan, metric)))
         },
+        said=_said(suite, nights),
         accepted=tuple(Accepted(**vars(entry)) for entry in entries),
         changed=tuple((change.name, change.before, change.now) for change in changed),
         commands=tuple(commands),
@@ -96,6 +97,18 @@ def _settings(suite: Suite, plan: str) -> str:
 def _judged(finding: Finding) -> Judged:
     known = asdict(finding) | {"verdict": str(finding.verdict)}
     return Judged(**{name: known[name] for name in Judged.__dataclass_fields__})
+
+
+def _said(suite: Suite, nights: Sequence[Night]) -> dict[tuple[str, str, str], str]:
+    identities = {plan: suite.identity(plan) for plan in suite.plans}
+    return {
+        (plan, verdict["metric"], night.night): str(verdict.get("verdict"))
+        for night in nights
+        for verdict in night.verdicts
+        if (plan := verdict.get("plan")) in identities
+        and verdict.get("metric") in suite.metrics
+        and night.identities.get(str(plan)) == identities[str(plan)]
+    }
 
 
 def _points(suite: Suite, nights: Sequence[Night], plan: str, metric: str) -> Iterable[Point]:

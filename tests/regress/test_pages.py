@@ -14,6 +14,7 @@ from harness.regress.acknowledge import Acknowledgement
 from harness.regress.environment import Change
 from harness.regress.history import History, Night
 from harness.regress.judge import judge
+from harness.report.nightly.view import labels
 from tests.html import Page
 from tests.report.browser import NARROW, WIDE, opened, started
 
@@ -87,6 +88,19 @@ def test_the_index_lists_every_night_and_links_those_that_are_kept(tmp_path: Pat
     assert page.text.count("1 CONFIRMED, 1 PASS") >= 1
     assert len([tag for tag, _ in page.elements if tag == "tr"]) == len(nights) + 1
     assert not any("Plotly" in text for kind, text in page.scripts if kind is None and len(text) > 1_000_000)
+
+
+def test_a_night_that_could_not_be_measured_stands_in_the_map(tmp_path: Path) -> None:
+    nights, findings = followed()
+    nights[5].sessions[0].values.pop("ddp")
+    nights[5].verdicts[0]["verdict"] = "NOT_MEASURED"
+    page = pages.build(tmp_path, SUITE, nights, findings, (), (), (), ())
+    assert '["ddp · step_time_s","2026-01-06 01:00","NOT_MEASURED"]' in page.read_text(encoding="utf-8")
+
+
+def test_an_axis_names_days_and_the_time_where_a_day_has_two_nights() -> None:
+    assert labels(["20260101T010000Z-a", "20260102T010000Z-b"])["20260101T010000Z-a"] == "2026-01-01"
+    assert labels(["20260101T010000Z-a", "20260101T020000Z-b"])["20260101T010000Z-a"] == "2026-01-01 01:00"
 
 
 @pytest.mark.parametrize(("width", "dark"), [(WIDE, False), (WIDE, True), (NARROW, False)])

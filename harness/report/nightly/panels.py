@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from harness.report import format as fmt
 from harness.report.figures import INK, figure, row_figure, text
-from harness.report.nightly.view import URGENT, Judged, NightlyView, Point, date
+from harness.report.nightly.view import URGENT, Judged, NightlyView, Point, date, labels
 from harness.report.panels.base import Chart, Fragment, Panel, Table
 
 COLOURS = {
@@ -26,6 +26,8 @@ DRAWN = 40
 """Series that can be chosen; the most urgent come first."""
 SHOWN_NIGHTS = 120
 """Nights in the map."""
+TICKS = 6
+"""Nights that an axis names: as many as a narrow screen has room for."""
 
 
 # -- verdicts
@@ -96,7 +98,8 @@ def draw_series(found: Sequence[Series]) -> Chart:
 def _nights(found: Series) -> go.Figure:
     scale, unit = _scale(found)
     drawn = figure("night (UTC)", f"{found.judged.metric.rsplit('_', 1)[0].replace('_', ' ')}{unit}", height=400)
-    dates = [date(point.night) for point in found.points]
+    named = labels([point.night for point in found.points])
+    dates = [named[point.night] for point in found.points]
     judged = found.judged
     if judged.low is not None and judged.high is not None:
         drawn.add_hrect(
@@ -126,24 +129,36 @@ def _nights(found: Series) -> go.Figure:
         line={"color": "var(--muted)", "width": 1},
         marker={"size": 9, "color": [COLOURS.get(point.verdict, INK) for point in found.points]},
         hovertext=[
-            f"{at}: {fmt.by_name(judged.metric, p.value)}<br>{p.verdict}"
-            for at, p in zip(dates, found.points, strict=True)
+            f"{date(p.night)}: {fmt.by_name(judged.metric, p.value)}<br>{p.verdict or 'not judged'}"
+            for p in found.points
         ],
         hoverinfo="text",
     )
     if judged.since is not None:
-        _mark(drawn, date(judged.since), "seems to begin here", "var(--bad)")
+        _mark(drawn, named, judged.since, "seems to begin here", "var(--bad)")
     for night, why in found.accepted:
-        _mark(drawn, date(night), f"accepted: {why[:40]}", "var(--accent)")
-    drawn.update_xaxes(type="category", nticks=12)
+        _mark(drawn, named, night, f"accepted: {why[:40]}", "var(--accent)")
+    drawn.update_xaxes(type="category", nticks=TICKS)
     return drawn
 
 
-def _mark(drawn: go.Figure, at: str, label: str, colour: str) -> None:
+def _mark(drawn: go.Figure, named: Mapping[str, str], night: str, label: str, colour: str) -> None:
+    """A line at a night, or at the first after it that the series has."""
+    nights = sorted(named)
+    at = next((number for number, known in enumerate(nights) if known >= night), None)
+    if at is None:
+        return
     # Shapes on a category axis take no annotation of their own.
-    drawn.add_vline(x=at, line={"color": colour, "width": 1.5, "dash": "dash"})
+    drawn.add_vline(x=named[nights[at]], line={"color": colour, "width": 1.5, "dash": "dash"})
     drawn.add_annotation(
-        x=at, y=1, yref="paper", text=text(label), showarrow=False, font={"color": colour}, xanchor="left"
+        x=named[nights[at]],
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        text=text(label),
+        showarrow=False,
+        font={"color": colour},
+        xanchor="left" if at < len(nights) / 2 else "right",
     )
 
 
@@ -176,6 +191,8 @@ class Map:
     """Verdicts of plans and metrics over nights."""
 
     rows: tuple[str, ...]
+    short: tuple[str, ...]
+    """Their names on a narrow screen."""
     nights: tuple[str, ...]
     verdicts: dict[tuple[str, str], str]
     """(row, night) -> verdict."""
@@ -187,24 +204,27 @@ def verdict_map(view: NightlyView) -> Map | None:
     nights = view.nights[-SHOWN_NIGHTS:]
     if len(nights) < 2:
         return None
-    said = {
-        (f"{plan} · {metric}", point.night): point.verdict
-        for (plan, metric), points in view.series.items()
-        for point in points
-    }
+    said = {(f"{plan} · {metric}", night): verdict for (plan, metric, night), verdict in view.said.items()}
+    short = {f"{plan} · {metric}": _short(plan, metric) for plan, metric, _ in view.said}
     rows = tuple(sorted({row for row, _ in said}))
     bad = sum(verdict == "CONFIRMED" for (_, night), verdict in said.items() if night in nights)
     total = sum(night in nights for _, night in said)
     reading = f"Of {total:,} verdicts in {fmt.count(len(nights), 'night')}, {bad:,} were confirmed regressions."
-    return Map(rows, nights, said, reading)
+    return Map(rows, tuple(short[row] for row in rows), nights, said, reading)
+
+
+def _short(plan: str, metric: str) -> str:
+    """A row's name on a narrow screen."""
+    return f"{plan if len(plan) < 10 else plan[:8] + '…'} {metric.rsplit('_', 1)[0].replace('_', ' ')}"
 
 
 def draw_map(found: Map) -> Chart:
     """A field for each night, coloured by verdict."""
     numbers = {verdict: at for at, verdict in enumerate(URGENT)}
-    drawn = row_figure("night (UTC)", found.rows, found.rows, extra=60)
+    drawn = row_figure("night (UTC)", found.rows, found.short, extra=60)
+    named = labels(found.nights)
     drawn.add_heatmap(
-        x=[date(night) for night in found.nights],
+        x=[named[night] for night in found.nights],
         y=list(range(len(found.rows))),
         z=[[numbers.get(found.verdicts.get((row, night), "")) for night in found.nights] for row in found.rows],
         zmin=-0.5,
@@ -218,11 +238,11 @@ def draw_map(found: Map) -> Chart:
             for row in found.rows
         ],
         hoverinfo="text",
-        xgap=2,
+        xgap=1 if len(found.nights) <= 60 else 0,
         ygap=2,
         showscale=False,
     )
-    drawn.update_xaxes(type="category", nticks=12, showgrid=False)
+    drawn.update_xaxes(type="category", nticks=TICKS, showgrid=False)
     for verdict in URGENT:
         if verdict in found.verdicts.values():
             marker = {"symbol": "square", "size": 12, "color": COLOURS[verdict]}

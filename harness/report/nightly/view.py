@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,6 +60,8 @@ class NightlyView:
     """The most urgent first."""
     series: Mapping[tuple[str, str], tuple[Point, ...]]
     """(plan, metric) -> nights, oldest first, tonight at the end."""
+    said: Mapping[tuple[str, str, str], str]
+    """(plan, metric, night) -> verdict, of nights that could not be measured too."""
     accepted: tuple[Accepted, ...]
     changed: tuple[tuple[str, str, str], ...]
     """(what, before, now)."""
@@ -69,8 +71,9 @@ class NightlyView:
 
     @cached_property
     def nights(self) -> tuple[str, ...]:
-        """Every night that any series has, oldest first."""
-        return tuple(sorted({point.night for points in self.series.values() for point in points}))
+        """Every night that any series has or of which anything was said, oldest first."""
+        measured = {point.night for points in self.series.values() for point in points}
+        return tuple(sorted(measured | {night for _, _, night in self.said}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,3 +94,10 @@ def date(night: str) -> str:
     """When a night began, for people: "2026-11-24 01:00" (UTC)."""
     stamp = night.partition("-")[0]
     return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]}"
+
+
+def labels(nights: Sequence[str]) -> dict[str, str]:
+    """Night -> its label on an axis: the day, and the time where a day has several nights."""
+    days = [date(night)[:10] for night in nights]
+    alone = len(set(days)) == len(set(nights))
+    return {night: day if alone else date(night) for night, day in zip(nights, days, strict=True)}

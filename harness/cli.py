@@ -61,7 +61,7 @@ def sweep(
     set: Set = None,
     trials: Annotated[int | None, typer.Option(help="Launches, those of earlier runs included.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 5m or 2h. [default: 3m]")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, gp, random, grid, nsga2 or cmaes.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="guided, tpe, gp, random, grid, nsga2 or cmaes.")] = None,
     objective: Annotated[str | None, typer.Option(help="throughput, memory, pareto or time-to-loss.")] = None,
     memory_limit: MemoryLimit = None,
     headroom: Annotated[str | None, typer.Option(help="Memory the winner must leave free, such as 10%.")] = None,

@@ -87,7 +87,7 @@ class SweepConfig:
     """Launches, those of earlier runs included; None: no limit."""
     time_budget: str | None = None
     """Wall time of the whole run; None: 3m, or no limit if `trials` is given."""
-    sampler: str = "tpe"
+    sampler: str = "guided"
     """How the search draws plans."""
     objective: str = "throughput"
     """What is optimized: one of OBJECTIVES."""

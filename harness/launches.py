@@ -14,8 +14,11 @@ from harness.launchers.base import Launcher
 from harness.limits import rank_memory_bytes
 from harness.peaks import Peaks
 from harness.plan import Plan
+from harness.predict import machine
+from harness.predict.forecast import Forecaster
 from harness.records import Outcome, Role
 from harness.search.evaluation import Evaluation, Recorded, Ticket
+from harness.search.spaces import Point
 from harness.standings import Row
 from harness.store import Store
 from harness.trial import calibrate
@@ -48,17 +51,32 @@ def make_runner(
     )
 
 
-def learn_peaks(experiment: Experiment, runner: Runner) -> bool:
+def make_forecaster(experiment: Experiment, compared: bool) -> Forecaster:
+    """What predicts the plans of an experiment, once it is told of the device."""
+    config = experiment.config
+    limit = experiment.memory_ceiling_bytes or rank_memory_bytes(config, experiment.hardware, experiment.world_size)
+    return Forecaster(
+        device=None,
+        workloads={size: (workload, experiment.facts(workload)) for size, workload in experiment.workloads.items()},
+        objective=config.objective,
+        limit_bytes=limit,
+        compared=compared,
+    )
+
+
+def learn_peaks(experiment: Experiment, runner: Runner, forecaster: Forecaster | None = None) -> bool:
     """Have the runner's trials judged by the machine's peak; whether it could be measured.
 
-    The interconnect is measured too, where there is one, and kept for comparisons.
+    What its ranks do at once is measured too, and kept for predictions and comparisons.
     """
     workload, world = next(iter(experiment.workloads.values())), experiment.world_size
     measured = calibrate.peaks(runner, experiment.reference_plan(workload), workload, experiment.facts(workload, 1))
     runner.peaks = Peaks(devices=tuple(device.name for device in experiment.hardware.devices), measured=measured)
-    if world > 1:
-        plan = experiment.plan({"dp": world, "micro_batch_size": 1})
-        calibrate.interconnect(runner, plan, workload, experiment.facts(workload))
+    plan = experiment.plan({"dp": world, "micro_batch_size": 1})
+    found = calibrate.ranks(runner, plan, workload, experiment.facts(workload))
+    if forecaster is not None and found is not None:
+        held = rank_memory_bytes(experiment.config, experiment.hardware, world) or experiment.hardware.memory_bytes
+        forecaster.device = machine.measured(found, world, held)
     return measured is not None
 
 
@@ -87,6 +105,8 @@ class Launches:
 
     experiment: Experiment
     showcases: frozenset[tuple[int, Plan]] = frozenset()
+    forecaster: Forecaster = field(default_factory=lambda: Forecaster(device=None, workloads={}))
+    """What is expected of plans; learns from every trial."""
     may_go_on: Callable[[], bool] = lambda: True
     on_result: Callable[[Result], None] = lambda result: None
     runner: Runner = field(init=False)
@@ -134,7 +154,8 @@ class Launches:
     def refuse(self, plan: Plan, ticket: Ticket, reason: str) -> Evaluation:
         """Record a plan that cannot run."""
         workload = self.experiment.workloads[ticket.global_batch_size]
-        result = self.runner.refuse(plan, workload, reason, ticket.number)
+        expected = self.forecaster.columns(Point(ticket.global_batch_size, plan))
+        result = self.runner.refuse(plan, workload, reason, ticket.number, expected)
         self.on_result(result)
         return self.evaluation(result.row)
 
@@ -179,6 +200,7 @@ class Launches:
             repeatable=role is Role.SEARCH and self._may_repeat,
             profile=self._profile(plan, size) if role is Role.FINAL else None,
             round=round,
+            expected=self.forecaster.columns(Point(size, plan)),
         )
         self.training_s += result.training_s
         self.launched = True
@@ -196,6 +218,7 @@ class Launches:
 
     def _remember(self, row: Row, plan: Plan) -> None:
         size = row["global_batch_size"]
+        self.forecaster.learn(Point(size, plan), row)
         self.repeats[row["trial_id"]] = self._repeat(plan, size)
         fits = not standings.over({"peak_memory_bytes": None, **row}, self.experiment.memory_ceiling_bytes)
         if row["outcome"] == Outcome.OK and row.get("disturbed") is None and fits and row.get("tokens_per_s_low"):

@@ -6,6 +6,7 @@ Version history of the schema
         up to memory_tensor_peak_bytes (memory_grads_bytes was what is held after backward, which is
         memory_grads_held_bytes now); communication by collective and how much of it is exposed; hardware peak, headroom
     3   the round of a final launch
+    4   what the prediction says of each category of memory
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Outcome(StrEnum):
@@ -167,6 +168,11 @@ TRIALS = (
     _column("numerics_tolerance", "float64", "1", "the largest difference that passes, for the plan's number formats"),
     _column("predicted_step_time_s", "float64", "s", "prediction before the launch; null if none was made"),
     _column("predicted_peak_memory_bytes", "int64", "B", "prediction before the launch; null if none was made"),
+    _column("predicted_memory_params_bytes", "int64", "B", "its part that parameters take, by the closed form"),
+    _column("predicted_memory_grads_bytes", "int64", "B", "likewise gradients"),
+    _column("predicted_memory_optimizer_bytes", "int64", "B", "likewise optimizer state and master weights"),
+    _column("predicted_memory_buffers_bytes", "int64", "B", "likewise communication buckets and gathered parameters"),
+    _column("predicted_memory_activations_bytes", "int64", "B", "likewise activations and temporaries"),
     _column("launch_s", "float64", "s", "from the launch to every rank running"),
     _column("setup_s", "float64", "s", "from every rank running to the first step's start, compilation included"),
     _column("warmup_s", "float64", "s", "steps before the measured window"),

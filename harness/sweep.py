@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import filelock
+import optuna
 
 from harness import __version__, repeat, report
 from harness.config import OBJECTIVES, Direction
 from harness.errors import InputError, MeasurementError, StoreError
 from harness.experiment import Experiment
 from harness.launchers.base import Launcher
-from harness.launches import FinalLaunch, Launches, learn_peaks, make_runner
+from harness.launches import FinalLaunch, Launches, learn_peaks, make_forecaster, make_runner
+from harness.plan import Plan
 from harness.report.live import Refresh
-from harness.search import loop
+from harness.search import loop, samplers
 from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summary
-from harness.search.spaces import Spaces
+from harness.search.guide import first_points
+from harness.search.spaces import Point, Spaces
 from harness.search.study import open_study
 from harness.store import Store, plain_rows
 from harness.trial.runner import Result, Runner
@@ -42,6 +45,8 @@ ROUNDS = 6
 """Rounds of final launches that a busy machine takes to show a difference of 5 % (benchmarks/README.md)."""
 MOST_FOR_FINALS = 0.35
 """Share of the time left that is kept for the final launches."""
+_FIRST = "first"
+"""Attribute of a study: the points that it began with."""
 LOSS_WINDOW = 4
 """A loss counts as reached when the mean of this many steps is below it."""
 
@@ -136,10 +141,9 @@ class Sweep:
         """
         report.check(self.experiment.config.also)
         spaces = Spaces(self.experiment.spaces(), compared=self.launches.compared)
-        self.launches.showcases = frozenset((p.global_batch_size, p.plan) for p in spaces.showcases())
-        self._recorded()  # refuses before anything is written
+        spaces.showcases()  # refuses, and so does the next line, before anything is written
+        self._recorded()
         with self._lock():
-            recorded = self._recorded()
             self.begun = True
             study = open_study(self._journal, self.name, [d for _, d in self._objectives])
             for workload in self.experiment.workloads.values():
@@ -150,8 +154,9 @@ class Sweep:
             try:
                 self._prepare()
             except KeyboardInterrupt:
-                summary = loop.run(study, spaces, _never, _never, Budget(trials=0), recorded=recorded)
+                summary = loop.run(study, spaces, _never, _never, Budget(trials=0), recorded=self._recorded())
                 return self._end(_interrupted(summary))
+            recorded, first = self._recorded(), self._first_points(study, spaces)
             summary = loop.run(
                 study,
                 spaces,
@@ -162,6 +167,8 @@ class Sweep:
                 seed=self.experiment.config.seed,
                 recorded=recorded,
                 on_event=self._event,
+                guide=self.launches.forecaster,
+                first=first,
             )
             summary = summary if summary.interrupted else self._finals(summary)
         return self._end(summary)
@@ -186,6 +193,20 @@ class Sweep:
         return summary
 
     # -- before
+
+    def _first_points(self, study: optuna.Study, spaces: Spaces) -> list[Point]:
+        """What the search begins with, the same when it is resumed."""
+        config = self.experiment.config
+        if config.sampler != samplers.GUIDED:
+            found = spaces.showcases()
+        elif (kept := study.user_attrs.get(_FIRST)) is not None:
+            found = [Point(size, Plan.from_json(text)) for size, text in kept]
+        else:
+            signs = [1.0 if direction == "minimize" else -1.0 for _, direction in self._objectives]
+            found = first_points(spaces, self.launches.forecaster, signs, config.seed)
+            study.set_user_attr(_FIRST, [[point.global_batch_size, point.plan.to_json()] for point in found])
+        self.launches.showcases = frozenset((point.global_batch_size, point.plan) for point in found)
+        return found
 
     @property
     def _journal(self) -> Path:
@@ -227,7 +248,9 @@ class Sweep:
     def _prepare(self) -> None:
         """What every trial is compared with: the fp32 references, and the machine's peak."""
         self._references(self.launches.runner)
-        if not learn_peaks(self.experiment, self.launches.runner):
+        self.launches.forecaster = make_forecaster(self.experiment, self.launches.compared)
+        measured = learn_peaks(self.experiment, self.launches.runner, self.launches.forecaster)
+        if not measured:
             self.display.message("the machine's peak could not be measured: no MFU")
 
     def _references(self, runner: Runner) -> None:

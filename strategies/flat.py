@@ -80,7 +80,7 @@ class Bucket:
         self.master.grad = self.shard.to(self.master.dtype)
         self.optimizer.step()
         self.master.grad = None
-        if self.master.data_ptr() != self.flat[self.mine].data_ptr():
+        if self.master.dtype != self.flat.dtype:
             with torch.no_grad():
                 self.flat[self.mine].copy_(self.master)
 

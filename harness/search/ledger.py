@@ -52,7 +52,7 @@ class Ledger:
             self._read(trial)
 
     def _read(self, trial: FrozenTrial) -> None:
-        point, evaluation = _point_of(trial), _evaluation_of(trial)
+        point, evaluation = point_of(trial), _evaluation_of(trial)
         if point is None:
             return
         if trial.state is TrialState.WAITING:
@@ -84,7 +84,7 @@ class Ledger:
             self.study.enqueue_trial(settled)
         trial = self.study.ask()
         suggest = _suggesting(trial)
-        point = _point_of(trial)
+        point = point_of(trial)
         if point is None:
             point = self.spaces.draw(suggest)
             for name, value in _point_attrs(point).items():
@@ -136,7 +136,7 @@ class Ledger:
         by_ticket = {(record.ticket, record.plan): record for record in unknown.values()}
         left = []
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            point = _point_of(trial)
+            point = point_of(trial)
             record = point and by_ticket.get((Ticket(trial.number, point.global_batch_size), point.plan))
             if point and record:
                 self._tell(trial, record.evaluation)
@@ -158,7 +158,7 @@ class Ledger:
                 state=_state(record.evaluation),
                 values=record.evaluation.values,
                 params={name: value for name, (_, value) in choices.items()},
-                distributions={name: _distribution(domain) for name, (domain, _) in choices.items()},
+                distributions={name: distribution(domain) for name, (domain, _) in choices.items()},
                 user_attrs=_point_attrs(point) | _evaluation_attrs(record.evaluation),
             )
         )
@@ -168,7 +168,7 @@ class Ledger:
 
     def best(self) -> tuple[Plan, ...]:
         """The best plan, or the Pareto front."""
-        points = (_point_of(trial) for trial in self.study.best_trials)
+        points = (point_of(trial) for trial in self.study.best_trials)
         return tuple(dict.fromkeys(point.plan for point in points if point is not None))
 
 
@@ -187,7 +187,8 @@ def _point_attrs(point: Point) -> dict[str, Any]:
     }
 
 
-def _point_of(trial: FrozenTrial | optuna.Trial) -> Point | None:
+def point_of(trial: FrozenTrial | optuna.Trial) -> Point | None:
+    """The point that a trial stands for; None if it has not been settled."""
     attrs = trial.user_attrs
     if "plan" not in attrs or GLOBAL_BATCH_SIZE not in attrs:
         return None
@@ -222,7 +223,8 @@ def _suggesting(trial: optuna.Trial) -> Chooser:
     return choose
 
 
-def _distribution(domain: Domain) -> BaseDistribution:
+def distribution(domain: Domain) -> BaseDistribution:
+    """A domain in Optuna's words."""
     if not isinstance(domain, Range):
         return CategoricalDistribution(cast(Sequence[Any], domain))
     if domain.integer:

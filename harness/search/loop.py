@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import optuna
@@ -16,6 +16,7 @@ from harness.records import Outcome
 from harness.search import samplers
 from harness.search.choosers import at_random
 from harness.search.evaluation import Budget, Evaluate, Evaluation, Event, Phase, Recorded, Refuse, Summary, Ticket
+from harness.search.guide import Blind, Guide
 from harness.search.ledger import Ledger
 from harness.search.space import Space
 from harness.search.spaces import Point, Spaces
@@ -42,6 +43,8 @@ def run(
     budget: Budget,
     *,
     sampler: str = "tpe",
+    guide: Guide | None = None,
+    first: Sequence[Point] | None = None,
     seed: int = 0,
     recorded: Iterable[Recorded] = (),
     on_event: Callable[[Event], None] = lambda event: None,
@@ -56,6 +59,8 @@ def run(
         refuse: records one plan that cannot run; called once per plan.
         budget: when to stop launching.
         sampler: one of `samplers.names()`.
+        guide: what is predicted of points; it may say why one is not worth a launch.
+        first: points that are tried before the sampler is asked; the showcases of the space if None.
         seed: of everything that is drawn.
         recorded: the sweep's trials in the store, so that a killed run is taken up where it ended.
         on_event: told when a trial begins and ends.
@@ -70,8 +75,12 @@ def run(
     ledger.reconcile(recorded)
     # A resumed run must not draw the numbers of the first run again.
     seed += len(study.get_trials(deepcopy=False))
-    study.sampler = samplers.build(sampler, seed=seed, objectives=len(study.directions))
-    loop = _Loop(ledger, evaluate, refuse, budget, on_event, clock)
+    guide = guide or Blind()
+    study.sampler = samplers.build(
+        sampler, seed=seed, objectives=len(study.directions), spaces=ledger.spaces, guide=guide
+    )
+    first = ledger.spaces.showcases() if first is None else first
+    loop = _Loop(ledger, evaluate, refuse, budget, on_event, clock, guide, first)
     unseen = _from_grid(ledger) if sampler == samplers.GRID else _unseen(ledger, random.Random(seed))
     try:
         stopped = loop.run(unseen, grid_only=sampler == samplers.GRID)
@@ -92,8 +101,11 @@ class _Loop:
         budget: Budget,
         on_event: Callable[[Event], None],
         clock: Callable[[], float],
+        guide: Guide,
+        first: Sequence[Point],
     ) -> None:
         self.ledger, self.evaluate, self.refuse = ledger, evaluate, refuse
+        self.guide, self.first = guide, first
         self.budget, self.on_event, self.clock = budget, on_event, clock
         self.start_s = clock()
         self.durations_s: list[float] = []
@@ -105,7 +117,7 @@ class _Loop:
 
     def run(self, unseen: Iterator[Point], grid_only: bool) -> str:
         """Try plans until there is a reason to stop, and return it."""
-        for point in self.ledger.spaces.showcases():
+        for point in self.first:
             if point not in self.ledger.known:
                 self.ledger.enqueue(point)
         while not self.interrupted:
@@ -140,7 +152,7 @@ class _Loop:
             self.fruitless += 1
             self._tell_display(point, ticket, self.ledger.tell_again(trial, point), repeated=True)
             return
-        reason = self.ledger.spaces.why_not(point)
+        reason = self.ledger.spaces.why_not(point) or self.guide.why_not(point)
         if reason is not None:
             self.fruitless += 1
             evaluation = self.refuse(point.plan, ticket, reason)

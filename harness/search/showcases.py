@@ -1,14 +1,18 @@
-"""Showcases: plans that show each strategy in play once, so that a search knows all of them before it narrows."""
+"""Showcases: plans that show each strategy in play once, so that a search knows all of them before it narrows.
+
+With a prediction it is the plan predicted to be best of each way of using each strategy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from harness.plan import Plan, complete
 from harness.search.choosers import contains
 from harness.search.layout import Layout
-from strategies.base import Knob, Setting
+from strategies.base import Knob, Setting, Strategy
 
 if TYPE_CHECKING:
     from harness.search.space import Space
@@ -22,6 +26,37 @@ def plans(space: Space) -> list[Plan]:
     """
     filled = (_fill(space, settings) for strategy in space.strategies for settings in strategy.showcases(space.facts))
     return list(dict.fromkeys(plan for plan in filled if plan is not None))
+
+
+def best(space: Space, candidates: Iterable[Plan], cost: Callable[[Plan], float]) -> list[Plan]:
+    """The usual first plan, then for each showcase the cheapest candidate that shows the same, each once.
+
+    A showcase that no candidate shows is filled with sensible settings, so that the reason is recorded.
+
+    Args:
+        space: what is searched.
+        candidates: plans that can run.
+        cost: logarithm of what is predicted of a plan, less is better.
+    """
+    usual, default = plans(space), {knob.name: knob.default for knob in space.knobs}
+    # Of plans that cost the same, the one that leaves most knobs alone.
+    known = sorted(candidates, key=lambda plan: (_coarse(cost(plan)), len(plan.differing(default))))
+    found = usual[:1]
+    for strategy in space.strategies:
+        for wanted in strategy.showcases(space.facts):
+            plan = next((plan for plan in known if _shows(plan, strategy, wanted)), None) or _fill(space, wanted)
+            found += [] if plan is None else [plan]
+    return list(dict.fromkeys(found))
+
+
+def _coarse(cost: float) -> float:
+    """No prediction tells 1 % apart."""
+    return cost if math.isinf(cost) else round(100 * cost)
+
+
+def _shows(plan: Plan, strategy: Strategy, wanted: Mapping[str, Setting]) -> bool:
+    knobs = ((name, value) for name, value in wanted.items() if name not in Layout._fields)
+    return strategy.active(plan) and all(plan.get(name) == value for name, value in knobs)
 
 
 def _fill(space: Space, wanted: Mapping[str, Setting]) -> Plan | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from harness import feasible
@@ -212,6 +212,10 @@ class Space:
     def showcases(self) -> list[Plan]:
         """One plan for each way of using each strategy in play, in their order, those that cannot run included."""
         return showcases.plans(self)
+
+    def best_showcases(self, candidates: Iterable[Plan], cost: Callable[[Plan], float]) -> list[Plan]:
+        """The first plan of `showcases`, then the cheapest of these plans for each of them."""
+        return showcases.best(self, candidates, cost)
 
     def describe(self) -> dict[str, Any]:
         """What makes this space another one than the next, as JSON holds it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -68,7 +68,18 @@ class Spaces:
 
     def showcases(self) -> list[Point]:
         """Each way of using each strategy once. The batch sizes take turns; one that cannot run it passes its turn."""
-        each = [[Point(size, plan) for plan in space.showcases()] for size, space in self._spaces.items()]
+        return self._in_turns([[Point(size, plan) for plan in s.showcases()] for size, s in self._spaces.items()])
+
+    def best_showcases(self, candidates: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
+        """Likewise, each way by the cheapest of the candidates that shows it; the cheap ones first."""
+        each = []
+        for size, space in self._spaces.items():
+            plans = [point.plan for point in candidates if point.global_batch_size == size]
+            found = space.best_showcases(plans, lambda plan, size=size: cost(Point(size, plan)))  # type: ignore[misc]
+            each.append([Point(size, plan) for plan in found])
+        return sorted(self._in_turns(each), key=lambda point: (self.why_not(point) is not None, cost(point)))
+
+    def _in_turns(self, each: Sequence[Sequence[Point]]) -> list[Point]:
         shown = []
         for turn, points in enumerate(zip_longest(*each)):
             first = turn % len(points)

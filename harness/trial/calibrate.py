@@ -1,4 +1,4 @@
-"""What a machine was measured to do: its peaks and its interconnect, measured once and kept beside the results."""
+"""What a machine was measured to do: its peak, and what its ranks do at once; measured once, then kept."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[
     return found
 
 
-def interconnect(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
-    """How fast the ranks of a plan reach each other: from the store, or measured now.
+def ranks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
+    """What the ranks of a plan do at once: from the store, or measured now, in about 3 s.
 
     Args:
         runner: what launches.
-        plan: any, of as many ranks as are asked about, at least two.
-        workload: any.
+        plan: any, of as many ranks as are asked about.
+        workload: its shapes are measured.
         facts: those of that world.
 
     Returns:
-        What `harness.trial.interconnect` writes; None if it could not be measured.
+        What `harness.trial.calibration` writes; None if it could not be measured.
     """
     known = runner.store.peaks(runner.hardware_id) or {}
     by_size: dict[str, Any] = dict(known.get("interconnect", {}))
-    size = str(plan.world_size)
-    if size not in by_size:
-        from harness.trial import interconnect as measured  # imports torch
+    size, shapes = str(plan.world_size), [facts.model.width, facts.model.hidden, facts.seq_len]
+    if by_size.get(size, {}).get("shapes") != shapes:
+        from harness.trial import calibration as measured  # imports torch
 
         found = runner.apart(plan, workload, facts, measured.main, measured.FILE)
         if found is None:
             return None
-        by_size[size] = found
+        by_size[size] = {**found, "shapes": shapes}
         runner.store.write_peaks(runner.hardware_id, {**known, "interconnect": by_size})
     return dict(by_size[size])

@@ -89,6 +89,7 @@ class Runner:
         repeatable: bool = False,
         profile: Mapping[str, Any] | None = None,
         round: int | None = None,
+        expected: Mapping[str, Any] | None = None,
     ) -> Result:
         """Run a plan as fresh processes, classify what happened, record it.
 
@@ -102,6 +103,7 @@ class Runner:
             repeatable: whether a disturbed launch will be repeated; then it is recorded without its number.
             profile: what `profile` saw of this plan, recorded beside what is measured.
             round: of a final launch.
+            expected: predicted columns, recorded beside what is measured.
 
         Raises:
             KeyboardInterrupt: the trial was interrupted, and recorded so.
@@ -114,7 +116,7 @@ class Runner:
             with machine.watching(facts.device_type != "cpu") as seen:
                 trace = self._follow(job)
             row: dict[str, Any] = {"role": role, "round": round, "memory_limit_bytes": self.rank_memory}
-            row |= self._row(trace, plan, workload, facts) | seen.columns() | dict(profile or {})
+            row |= self._row(trace, plan, workload, facts) | seen.columns() | dict(profile or {}) | dict(expected or {})
             row["disturbed"] = machine.disturbance(row, facts.device_type)
             row["evidence"] = None if row["outcome"] in USABLE else evidence.of(trace)
             steps = summary.step_rows(trial_id, trace)
@@ -153,9 +155,17 @@ class Runner:
         reason = f"its steps take {ours:.4g} s, surely more than the {rival:.4g} s of the best plan so far"
         return {"outcome": Outcome.STOPPED_EARLY, "outcome_reason": reason}
 
-    def refuse(self, plan: Plan, workload: Workload, reason: str, study_trial: int | None = None) -> Result:
-        """Record a plan that is not launched because it cannot run."""
+    def refuse(
+        self,
+        plan: Plan,
+        workload: Workload,
+        reason: str,
+        study_trial: int | None = None,
+        expected: Mapping[str, Any] | None = None,
+    ) -> Result:
+        """Record a plan that is not launched because it cannot run, with its predicted columns."""
         row = {
+            **(expected or {}),
             "outcome": Outcome.INFEASIBLE,
             "outcome_reason": reason,
             "numerics": "skipped",

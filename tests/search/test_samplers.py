@@ -10,6 +10,7 @@ import pytest
 from harness.errors import InputError, UnknownNameError
 from harness.search import samplers
 from harness.search.evaluation import Budget
+from harness.search.guide import Blind
 from harness.search.ledger import Ledger
 from harness.search.loop import run
 from harness.search.spaces import Spaces
@@ -25,8 +26,9 @@ def test_a_sampler_asks_for_plans_of_a_conditional_space_without_a_warning(name:
     study = memory_study()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        study.sampler = samplers.build(name, seed=1, objectives=1)
-        ledger = Ledger(study, Spaces(space()))
+        spaces = Spaces(space())
+        study.sampler = samplers.build(name, seed=1, objectives=1, spaces=spaces, guide=Blind())
+        ledger = Ledger(study, spaces)
         plans = []
         for turn in range(15):
             trial, (_, plan) = ledger.ask()
@@ -65,15 +67,13 @@ def test_one_seed_gives_one_order_of_plans_and_another_seed_another() -> None:
 
 
 def test_an_unknown_sampler_is_refused_with_the_valid_ones() -> None:
-    with pytest.raises(UnknownNameError, match=r"did you mean 'tpe'.*cmaes, gp, grid, nsga2, random, tpe"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'tpe'.*cmaes, gp, grid, guided, nsga2, random, tpe"):
         samplers.check("tpee", 1)
-    with pytest.raises(UnknownNameError):
-        samplers.build("guided", seed=0, objectives=1)
 
 
 def test_a_sampler_of_one_objective_refuses_two_and_names_the_others() -> None:
     with pytest.raises(
-        InputError, match="searches one objective, but 2 were asked for; gp, grid, nsga2, random, tpe can"
+        InputError, match="searches one objective, but 2 were asked for; gp, grid, guided, nsga2, random, tpe can"
     ):
         samplers.check("cmaes", 2)
 

@@ -1,0 +1,176 @@
+"""What a sweep expects of its plans: a closed form, and what finished trials say that it is wrong by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness.config import OBJECTIVES
+from harness.errors import InputError
+from harness.plan import Plan
+from harness.predict.devices import Device
+from harness.predict.memory import MemoryUse, peak_memory
+from harness.predict.setup import Setup
+from harness.predict.shape import Shape
+from harness.predict.time import step_time
+from harness.search.residual import Residual
+from harness.search.spaces import Point
+from harness.workloads.base import Workload
+from strategies.base import Facts
+
+LAUNCHED_ANYWAY = 20
+"""Of so many plans that are predicted not to fit one is launched, to know how often that is wrong."""
+DOUBT = 1.1
+"""A plan is refused when its predicted peak is above the limit by more than this factor, until trials have shown how
+far predictions are off."""
+SURE = 8
+"""Trials from which it is known how far predictions of memory are off."""
+LEARNT_FROM = 200
+"""Latest trials that predictions are corrected by."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of one plan."""
+
+    step_time_s: float
+    peak_memory_bytes: float
+    """Tensors of the worst rank; trials correct it towards what is measured."""
+    memory: MemoryUse
+    """Its parts by the closed form, not corrected."""
+
+
+@dataclass(kw_only=True)
+class Forecaster:
+    """Predicts the points of a sweep. It is a `harness.search.guide.Guide`.
+
+    Args:
+        device: what a rank runs on; None if nothing is known of it.
+        workloads: global batch size -> (workload, facts).
+        objective: what is searched for, one of `harness.config.OBJECTIVES`.
+        limit_bytes: what a rank may hold; None for no limit.
+        compared: whether values of different workloads mean the same.
+    """
+
+    device: Device | None
+    workloads: Mapping[int, tuple[Workload, Facts]]
+    objective: str = "throughput"
+    limit_bytes: int | None = None
+    compared: bool = True
+    _closed: dict[Point, Forecast | None] = field(default_factory=dict)
+    _corrected: dict[Point, Forecast] = field(default_factory=dict)
+    _seen: list[tuple[Point, Mapping[str, Any]]] = field(default_factory=list)
+    _time: Residual = field(default_factory=lambda: Residual([], []))
+    _memory: Residual = field(default_factory=lambda: Residual([], []))
+    _fresh: bool = True
+
+    def closed(self, point: Point) -> Forecast | None:
+        """The closed form alone; None for a model it says nothing about."""
+        if point not in self._closed:
+            self._closed[point] = self._evaluated(point)
+        return self._closed[point]
+
+    def _evaluated(self, point: Point) -> Forecast | None:
+        if self.device is None:
+            return None
+        workload, facts = self.workloads[point.global_batch_size]
+        try:
+            shape = Shape.of_facts(facts.model, workload.seq_len)
+            setup = Setup.of_plan(point.plan, point.global_batch_size)
+            seconds = float(step_time(shape, setup, self.device).total)
+            memory = peak_memory(shape, setup, self.device)
+            return Forecast(seconds, float(memory.allocated), memory)
+        except InputError:  # a model without layers, a strategy of another package
+            return None
+
+    def learn(self, point: Point, row: Mapping[str, Any]) -> None:
+        """A trial has ended with this row of the store."""
+        if row.get("step_time_s") and row.get("peak_memory_bytes") and self.closed(point) is not None:
+            self._seen.append((point, row))
+            self._fresh = False
+
+    def forecast(self, point: Point) -> Forecast | None:
+        """The closed form, corrected by what trials were measured to be."""
+        if self.closed(point) is None:
+            return None
+        self._refresh()
+        if point not in self._corrected:  # together, because one by one takes a hundred times as long
+            found = {p: closed for p, closed in self._closed.items() if closed is not None}
+            plans = [p.plan for p in found]
+            for p, seconds, memory in zip(found, self._time.at(plans)[0], self._memory.at(plans)[0], strict=True):
+                closed = found[p]
+                self._corrected[p] = replace(
+                    closed,
+                    step_time_s=closed.step_time_s * math.exp(seconds),
+                    peak_memory_bytes=closed.peak_memory_bytes * math.exp(memory),
+                )
+        return self._corrected[point]
+
+    def columns(self, point: Point) -> dict[str, Any]:
+        """The predicted columns of a trial's row."""
+        found = self.forecast(point)
+        if found is None:
+            return {}
+        return {
+            "predicted_step_time_s": found.step_time_s,
+            "predicted_peak_memory_bytes": round(found.peak_memory_bytes),
+            **{f"predicted_memory_{name}_bytes": round(float(size)) for name, size in _parts(found.memory).items()},
+        }
+
+    # -- the guide
+
+    def values(self, point: Point) -> tuple[float, ...] | None:
+        """The objective's values by the closed form; the sampler itself learns what it is wrong by."""
+        found = self.closed(point) if self.compared else None
+        if found is None:
+            return None
+        workload, _ = self.workloads[point.global_batch_size]
+        by_column = {
+            "tokens_per_s": workload.tokens_per_step / found.step_time_s,
+            "peak_memory_bytes": found.peak_memory_bytes,
+            "time_to_loss_s": found.step_time_s,
+        }
+        return tuple(by_column[column] for column, _ in OBJECTIVES[self.objective])
+
+    def why_not(self, point: Point) -> str | None:
+        """Whether the plan is predicted not to fit; one of twenty such plans is launched anyway."""
+        if self.limit_bytes is None or int(point.plan.plan_id, 16) % LAUNCHED_ANYWAY == 0:
+            return None
+        found = self.forecast(point)
+        doubt = 1.0 if len(self._seen) >= SURE else DOUBT
+        if found is None or found.peak_memory_bytes <= self.limit_bytes * doubt:
+            return None
+        need, limit = found.peak_memory_bytes / 2**20, self.limit_bytes / 2**20
+        return f"it is predicted to need {need:,.0f} MiB on the worst rank, but a rank may hold {limit:,.0f} MiB"
+
+    def _refresh(self) -> None:
+        if self._fresh:
+            return
+        self._fresh = True
+        self._corrected.clear()
+        seen = self._seen[-LEARNT_FROM:]
+        plans = [point.plan for point, _ in seen]
+        self._time = Residual(plans, self._errors(seen, "step_time_s"))
+        self._memory = Residual(plans, self._errors(seen, "peak_memory_bytes"))
+
+    def _errors(self, seen: Sequence[tuple[Point, Mapping[str, Any]]], column: str) -> list[float]:
+        closed = [(self.closed(point), row) for point, row in seen]
+        return [math.log(float(row[column]) / getattr(found, column)) for found, row in closed if found is not None]
+
+
+def _parts(memory: MemoryUse) -> dict[str, float]:
+    """Categories of memory as trials record them; logits are activations there."""
+    return {
+        "params": memory.params,
+        "grads": memory.grads,
+        "optimizer": memory.optimizer,
+        "buffers": memory.buffers,
+        "activations": memory.activations + memory.logits,
+    }
+
+
+def matching_plan(row: Mapping[str, Any]) -> Point:
+    """The point that a row of the store is a trial of."""
+    return Point(int(row["global_batch_size"]), Plan.from_json(row["knobs"]))

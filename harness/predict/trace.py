@@ -1,0 +1,351 @@
+"""One step of one rank of any plan, without its devices: fake tensors, a fake process group, the strategies' own code.
+
+What a rank of a trial runs is run here with tensors that have a shape and no content (torch's FakeTensorMode), so a
+laptop sees which bytes the first rank of 4,096 holds when most are held, which operators it runs and what it sends.
+Nothing is modelled but DistributedDataParallel, whose reducer is C++ that cannot hold fake tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import strategies
+from harness.trial.observe import BUFFERS, GRADS, OPTIMIZER, PARAMS, Observer
+from harness.workloads.base import Workload
+from strategies import collectives, ddp, pipeline_parallel, recipe, training
+from strategies.base import Facts, Settings
+from strategies.training import Training
+
+DEEP = 12
+"""Blocks of a rank from which two shallower models are traced instead, and the rest is linear in the blocks."""
+STEPS = 3
+"""Steps that are run; the last is watched, since the first two make what is kept from step to step."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Calls of one operator with one set of shapes."""
+
+    name: str
+    """As torch calls it, such as "aten.mm.default"."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of its tensors."""
+    dtype: str
+    """Of the first of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """What one rank does in one step."""
+
+    rank: int
+    memory: Mapping[str, float]
+    """Category -> bytes when most are alive."""
+    operators: Mapping[Operator, float]
+    """Operator -> calls."""
+    collectives: Mapping[str, tuple[float, float]]
+    """Collective -> (bytes this rank sends, calls)."""
+
+    @property
+    def peak_bytes(self) -> float:
+        """Most bytes of tensors alive at once."""
+        return sum(self.memory.values())
+
+    @property
+    def sent_bytes(self) -> float:
+        """Bytes this rank sends."""
+        return sum(sent for sent, _ in self.collectives.values())
+
+
+def worst_rank(workload: Workload, plan: Settings, facts: Facts) -> Traced:
+    """The rank that holds most, one rank of each pipeline stage being looked at.
+
+    Args:
+        workload: what is trained.
+        plan: one that passed every check.
+        facts: what it was checked against; its device type decides how ranks exchange chunks.
+
+    Raises:
+        RuntimeError: torch.distributed is in use by this process.
+    """
+    per_stage = math.prod(int(plan[axis]) for axis in ("dp", "tp"))
+    ranks = [stage * per_stage for stage in range(int(plan["pp"]))]
+    return max((rank_of(workload, plan, facts, rank) for rank in ranks), key=lambda traced: traced.peak_bytes)
+
+
+def rank_of(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
+    """What one rank does; of a deep model, from two shallower ones."""
+    held = _blocks_of(facts, plan, rank)
+    if held < DEEP or not hasattr(workload, "blocks"):
+        return once(workload, plan, facts, rank)
+    stages = int(plan["pp"]) * pipeline_parallel.STAGES_PER_RANK.get(str(plan.get("pp_schedule")), 1)
+    found = []
+    for blocks in (4, 8):
+        shallow = replace(workload, blocks=blocks * stages)  # type: ignore[call-arg]
+        its = replace(facts, model=shallow.facts())
+        found.append((_blocks_of(its, plan, rank), once(shallow, plan, its, rank)))
+    (fewer, one), (more, two) = found
+    share = (held - fewer) / (more - fewer)
+
+    def line(first: float, second: float) -> float:
+        return first + (second - first) * share
+
+    nothing = (0.0, 0.0)
+    return Traced(
+        rank=rank,
+        memory={name: line(size, two.memory[name]) for name, size in one.memory.items()},
+        operators={
+            operator: line(one.operators.get(operator, 0.0), two.operators.get(operator, 0.0))
+            for operator in {**one.operators, **two.operators}
+        },
+        collectives={
+            name: (
+                line(one.collectives.get(name, nothing)[0], two.collectives.get(name, nothing)[0]),
+                line(one.collectives.get(name, nothing)[1], two.collectives.get(name, nothing)[1]),
+            )
+            for name in {**one.collectives, **two.collectives}
+        },
+    )
+
+
+def once(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
+    """What one rank does, from its model as it is."""
+    if dist.is_initialized():
+        raise RuntimeError("a plan cannot be traced in a process that has a process group")
+    world = math.prod(int(plan[axis]) for axis in ("dp", "tp", "pp"))
+    operators = _Operators()
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if world > 1:
+            dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
+            stack.callback(dist.destroy_process_group)
+        stack.enter_context(_stand_ins(facts.device_type))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(_Scalars())
+        built = _build(workload, plan, facts)
+        inputs, targets = (_fake_samples(built, sample) for sample in workload.samples(0, np.array([0])))
+        for step in range(STEPS - 1):
+            built.step(step, inputs, targets)
+        observer = _observer(built)
+        with operators, observer:
+            built.step(STEPS - 1, inputs, targets)
+    return Traced(
+        rank=rank,
+        memory={name: float(size) for name, size in observer.at_peak().items()},
+        operators=dict(operators.calls),
+        collectives={name: (float(sent), float(calls)) for name, (sent, calls) in observer.sent.items()},
+    )
+
+
+def _blocks_of(facts: Facts, plan: Settings, rank: int) -> int:
+    """Blocks that a rank holds."""
+    model, pp = facts.model, int(plan["pp"])
+    if pp == 1:
+        return len(model.blocks)
+    stages = pp * pipeline_parallel.STAGES_PER_RANK[str(plan["pp_schedule"])]
+    counts = pipeline_parallel.balance(len(model.blocks), stages, model.block_flops, model.head_flops)
+    return sum(counts[rank // (int(plan["dp"]) * int(plan["tp"])) :: pp])
+
+
+def _build(workload: Workload, plan: Settings, facts: Facts) -> Training:
+    """As `harness.trial.rank.build`, with parameters that have no values."""
+    with torch.device("meta"):
+        model = workload.build()
+    return recipe.build(
+        model,
+        plan=plan,
+        strategies=strategies.registry().values(),
+        facts=facts,
+        device=torch.device("cpu"),
+        initial=lambda name, shape, device: torch.empty(shape, device=device),
+        loss=workload.loss,
+        metric=workload.metric if workload.metric_name else None,
+        optimizer=workload.optimizer,
+    )
+
+
+def _fake_samples(built: Training, one: torch.Tensor) -> torch.Tensor:
+    """The samples of this rank's replica, by the shape of one."""
+    return torch.empty((len(built.sample_indices), *one.shape[1:]), dtype=one.dtype)
+
+
+def _observer(built: Training) -> Observer:
+    """As a trial's ranks are watched (`harness.trial.measure`)."""
+    engine = built.engine
+    state = engine.state()
+    buffers = [buffer for part in built.parts for buffer in part.buffers()]
+    observer = Observer({PARAMS: state.params, OPTIMIZER: state.optimizer, BUFFERS: buffers})
+    finish = engine.finish_gradients
+
+    def finished() -> None:
+        finish()
+        observer.tell(GRADS, engine.state().grads)
+
+    engine.finish_gradients = finished  # type: ignore[method-assign]
+    return observer
+
+
+class _Scalars(TorchDispatchMode):
+    """Gives tensors that are read as numbers, such as a clipping factor, a value: they have none."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return {True: 0.5}.get(args[0].is_floating_point(), args[0].dtype is torch.bool or 1)
+        return func(*args, **(kwargs or {}))
+
+
+class _Operators(TorchDispatchMode):
+    """Counts operators by name and shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[Operator] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        shapes = tuple(tuple(tensor.shape) for tensor in given)
+        dtype = str(given[0].dtype).removeprefix("torch.") if given else ""
+        self.calls[Operator(str(func), shapes, dtype)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _stand_ins(device_type: str) -> Iterator[None]:
+    """While it is entered, strategies meet what works with fake tensors.
+
+    A device mesh is made of real tensors. The fake process group has no name of its own for what it stands for, so
+    whether ranks exchange chunks point to point is said here.
+    """
+
+    def mesh(*args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily():
+            return init_device_mesh(*args, **kwargs)
+
+    swapped: list[tuple[Any, str, Any]] = [
+        (training, "init_device_mesh", mesh),
+        (collectives, "exchanges_chunks", lambda group: device_type == "cpu"),
+        (ddp, "DistributedDataParallel", _Ddp),
+    ]
+    kept = [getattr(module, name) for module, name, _ in swapped]
+    for module, name, stand_in in swapped:
+        setattr(module, name, stand_in)
+    try:
+        yield
+    finally:
+        for (module, name, _), real in zip(swapped, kept, strict=True):
+            setattr(module, name, real)
+
+
+class _Ddp(nn.Module):
+    """The memory and the traffic of DistributedDataParallel: buckets of all gradients that are always there.
+
+    Args:
+        module: what it wraps.
+        process_group: over which gradients are averaged.
+        bucket_cap_mb: size of a bucket in MiB, as torch counts.
+        gradient_as_bucket_view: whether gradients are views of the buckets.
+        options: what makes no difference here.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        process_group: dist.ProcessGroup,
+        bucket_cap_mb: float,
+        gradient_as_bucket_view: bool,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._group, self._views, self._sync = process_group, gradient_as_bucket_view, True
+        self._hook: Any = None
+        self._state: Any = None
+        for members in self._divide(int(bucket_cap_mb * (1 << 20))):
+            self._fill(members)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Gradients stay local meanwhile."""
+
+        @contextlib.contextmanager
+        def local() -> Iterator[None]:
+            self._sync = False
+            try:
+                yield
+            finally:
+                self._sync = True
+
+        return local()
+
+    def register_comm_hook(self, state: Any, hook: Any) -> None:
+        """Buckets are averaged by `hook(state, bucket)` from now on; of its temporaries one copy in fp32 is known."""
+        self._state, self._hook = state, hook
+
+    def _divide(self, limit: int) -> Iterator[Sequence[nn.Parameter]]:
+        """Parameters of a bucket, from the last one on; torch makes the first bucket 1 MiB."""
+        members: list[nn.Parameter] = []
+        held, room = 0, min(limit, 1 << 20)
+        for parameter in reversed([p for p in self.module.parameters() if p.requires_grad]):
+            members.append(parameter)
+            held += parameter.numel() * parameter.element_size()
+            if held >= room:
+                yield members
+                members, held, room = [], 0, limit
+        if members:
+            yield members
+
+    def _fill(self, members: Sequence[nn.Parameter]) -> None:
+        bucket = torch.empty(sum(p.numel() for p in members), dtype=members[0].dtype)
+        offsets = [0, *itertools.accumulate(p.numel() for p in members)]
+        arrived: list[int] = []
+
+        def arrives(view: torch.Tensor) -> Any:
+            def hook(parameter: torch.Tensor) -> None:
+                grad = parameter.grad
+                assert grad is not None
+                if self._views:
+                    if grad is not view:
+                        view.copy_(grad)
+                        parameter.grad = view
+                elif self._sync:
+                    view.copy_(grad)
+                if self._sync:
+                    arrived.append(1)
+                    if len(arrived) == len(members):
+                        arrived.clear()
+                        self._reduce(bucket)
+
+            return hook
+
+        for parameter, begin in zip(members, offsets, strict=False):
+            view = bucket[begin : begin + parameter.numel()].view(parameter.shape)
+            parameter.register_post_accumulate_grad_hook(arrives(view))
+
+    def _reduce(self, bucket: torch.Tensor) -> None:
+        with torch.no_grad():
+            wide = bucket if self._hook is None else bucket.float()
+            dist.all_reduce(wide, group=self._group)
+            if wide is not bucket:
+                bucket.copy_(wide)

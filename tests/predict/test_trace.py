@@ -1,0 +1,109 @@
+"""The trace against what the contract tests' ranks hold: see also benchmarks/predict_machine.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from harness.predict.trace import once, rank_of, worst_rank
+from harness.trial.observe import BUFFERS, OPTIMIZER, PARAMS, Observer
+from strategies import recipe, registry
+from tests.tiny import facts, gpt, plan
+
+WORLD = {
+    "ddp": {"data_parallel": "ddp", "dp": 2},
+    "ddp, no views": {"data_parallel": "ddp", "dp": 2, "gradient_as_bucket_view": False},
+    "zero1": {"data_parallel": "zero1", "dp": 2},
+    "zero1 of torch": {"data_parallel": "zero1", "dp": 2, "zero1_impl": "torch"},
+    "zero2": {"data_parallel": "zero2", "dp": 2},
+    "zero2 by fsdp2": {"data_parallel": "zero2", "dp": 2, "zero2_impl": "fsdp2"},
+    "zero3": {"data_parallel": "zero3", "dp": 2},
+    "tensor": {"tp": 2},
+    "gpipe": {"pp": 2, "pp_schedule": "gpipe", "micro_batch_size": 1},
+    "1f1b": {"pp": 2, "pp_schedule": "1f1b", "micro_batch_size": 1},
+    "bf16": {"data_parallel": "ddp", "dp": 2, "precision": "bf16_params"},
+    "full": {"data_parallel": "ddp", "dp": 2, "activation_checkpoint": "full"},
+}
+
+
+def traced(settings, **options):
+    made = plan(settings)
+    workload = gpt(**options)
+    return worst_rank(workload, made, facts(workload, made.world_size))
+
+
+@pytest.mark.parametrize("name", WORLD)
+def test_every_strategy_is_traced_without_its_devices(name: str) -> None:
+    found = traced(WORLD[name])
+    assert found.peak_bytes > 0
+    assert found.memory["params"] > 0
+    assert found.sent_bytes > 0
+    assert found.operators
+    assert not dist.is_initialized()
+
+
+def test_one_process_holds_exactly_what_is_traced() -> None:
+    workload, made = gpt(), plan({})
+    known = facts(workload, 1)
+    with torch.device("meta"):
+        model = workload.build()
+    training = recipe.build(
+        model,
+        plan=made,
+        strategies=registry().values(),
+        facts=known,
+        device=torch.device("cpu"),
+        initial=workload.initial,
+        loss=workload.loss,
+        optimizer=workload.optimizer,
+    )
+    batch = workload.samples(0, np.array(training.sample_indices))
+    for step in range(2):
+        training.step(step, *batch)
+    state = training.engine.state()
+    observer = Observer({PARAMS: state.params, OPTIMIZER: state.optimizer, BUFFERS: []})
+    with observer:
+        training.step(2, *batch)
+    assert once(workload, made, known, 0).peak_bytes == pytest.approx(sum(observer.at_peak().values()), rel=0.01)
+
+
+def test_what_is_divided_is_held_in_parts() -> None:
+    ddp, zero1, zero3 = (traced(WORLD[name]).memory for name in ("ddp", "zero1", "zero3"))
+    assert zero1["optimizer"] == pytest.approx(ddp["optimizer"] / 2, rel=0.05)
+    assert zero3["params"] == pytest.approx(ddp["params"] / 2, rel=0.05)
+
+
+def test_checkpointing_holds_fewer_activations() -> None:
+    assert traced(WORLD["full"]).memory["activations"] < traced(WORLD["ddp"]).memory["activations"]
+
+
+def test_a_deep_model_is_traced_by_two_shallow_ones() -> None:
+    workload = gpt(blocks=16)
+    made = plan({"data_parallel": "ddp", "dp": 2})
+    known = facts(workload, 2)
+    deep, whole = rank_of(workload, made, known, 0), once(workload, made, known, 0)
+    assert deep.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.02)
+    assert sum(deep.operators.values()) == pytest.approx(sum(whole.operators.values()), rel=0.02)
+    assert deep.sent_bytes == pytest.approx(whole.sent_bytes, rel=0.02)
+
+
+def test_the_first_rank_of_a_thousand_is_traced_like_that_of_two() -> None:
+    workload = replace(gpt(), global_batch_size=1024)
+    made = plan({"data_parallel": "zero3", "dp": 1024, "micro_batch_size": 1})
+    found = worst_rank(workload, made, facts(workload, 1024))
+    assert found.memory["params"] < traced(WORLD["zero3"]).memory["params"]
+
+
+def test_a_process_that_has_a_process_group_is_refused() -> None:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        with pytest.raises(RuntimeError, match="process group"):
+            traced(WORLD["ddp"])
+    finally:
+        dist.destroy_process_group()

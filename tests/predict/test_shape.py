@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import InputError
+from harness.predict.shape import Shape
+from strategies.base import ModelFacts
+
+GPT2 = Shape(width=768, layers=12, heads=12, kv_heads=12, hidden=3072, seq_len=1024, vocab=50257, biases=True)
+LLAMA = Shape(
+    width=4096,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    hidden=14336,
+    gated=True,
+    seq_len=8192,
+    vocab=128256,
+    tied=False,
+    positions=False,
+)
+
+
+def test_gpt2_has_the_published_number_of_parameters() -> None:
+    assert GPT2.parameters == 124_439_808
+
+
+def test_llama_3_has_the_published_number_of_parameters() -> None:
+    assert LLAMA.parameters == 8_030_261_248
+
+
+def test_a_workloads_model_has_as_many_parameters_as_its_own_count_says() -> None:
+    facts = ModelFacts(
+        parameters=3_443_968,
+        blocks=("blocks.0", "blocks.1", "blocks.2", "blocks.3"),
+        heads=4,
+        vocab_size=512,
+        width=256,
+        hidden=1024,
+    )
+    shape = Shape.of_facts(facts, seq_len=128)
+    assert shape.parameters == 4 * (12 * 256**2 + 2 * 256) + 2 * 512 * 256 + 128 * 256 + 256
+
+
+def test_a_model_without_attention_is_refused_in_one_sentence() -> None:
+    with pytest.raises(InputError, match="closed forms are for transformers"):
+        Shape.of_facts(ModelFacts(parameters=10, blocks=()), seq_len=1)
+
+
+def test_a_dimension_below_one_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="layers must be at least 1, but got 0"):
+        Shape(width=8, layers=0, heads=1, kv_heads=1, hidden=32, seq_len=4, vocab=16)
+
+
+def test_flops_of_a_token_are_six_for_each_weight_that_multiplies_and_those_of_attention() -> None:
+    matrices = 12 * 12 * 768**2 + 50257 * 768
+    assert GPT2.flops_per_token == 6 * matrices + 12 * 12 * 1024 * 768
+
+
+@given(layers=st.lists(st.integers(1, 200), min_size=1, max_size=5))
+def test_arrays_are_taken_element_by_element(layers: list[int]) -> None:
+    def shape(depth: object) -> Shape:
+        return Shape(width=64, layers=depth, heads=4, kv_heads=4, hidden=256, seq_len=32, vocab=100)
+
+    assert list(shape(np.array(layers)).parameters) == [shape(depth).parameters for depth in layers]

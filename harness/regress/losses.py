@@ -9,7 +9,9 @@ Student's t with n - 1 degrees of freedom, and beyond its two-sided 99 % it is a
 6.5 s.
 
 A seed draws weights and data alike, so this band is the metric's whole noise, and wider than what rounding does in a
-few steps. It is asked for only in the first night of new versions: afterwards there are nights of the same versions.
+few steps: early in training nothing but a gross change is outside. It is asked for only in the first night of new
+versions: afterwards there are nights of the same versions. How a plan's first steps differ from one process in fp32,
+every launch finds out for itself.
 """
 
 from __future__ import annotations
@@ -84,15 +86,19 @@ class Losses:
         if not differing:
             why = f"the last loss is {difference} that of nights with the same versions, which varies by"
             return worse, f"{why} {self._spread:.1g}", {**evidence, "p": 0.0}
-        said = f"versions differ from the baseline's ({', '.join(differing)}), and the last loss is {difference}"
+        side = "above" if effect > 0 else "below"
+        said = (
+            f"versions differ from the baseline's ({', '.join(differing)}); "
+            f"the last loss is {abs(evidence['effect']):.2%} {side} the baseline's"
+        )
         if len(self.seeds) < FEWEST_SEEDS:
-            why = f"{said} its; {len(self.seeds)} of {FEWEST_SEEDS} other seeds were measured, too few for a band"
+            why = f"{said}, and {len(self.seeds)} of {FEWEST_SEEDS} other seeds were measured, too few for a band"
             return Verdict.SUSPECT, why, evidence
         found = band(self.seeds)
         evidence |= {"p": found.p(effect), "smallest": math.expm1(found.smallest)}
         inside = abs(effect) <= found.width
         where = f"{'within' if inside else 'outside'} the band of {len(self.seeds)} other seeds"
-        why = f"{said} its: {where}, {math.expm1(found.width):.2g}"
+        why = f"{said}, {where} ({math.expm1(found.width):.1%})"
         return Verdict.PASS if inside else worse, why, evidence
 
     @cached_property

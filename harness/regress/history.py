@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +146,12 @@ def _night(found: Mapping[str, Any]) -> Night:
     if not isinstance(night.night, str) or not _NAME.match(night.night):
         raise ValueError("it is no night")
     texts = [night.identities, night.environment]
-    lists = [values for s in sessions for metrics in s.values.values() for values in metrics.values()]
-    numbers = [value for values in (*lists, *(s.canary.values() for s in sessions)) for value in values]
+    lists = (values for s in sessions for metrics in s.values.values() for values in metrics.values())
+    numbers = chain(chain.from_iterable(lists), *(s.canary.values() for s in sessions))
     if not (
-        all(isinstance(text, str) for table in texts for text in table.values())
-        and all(isinstance(number, (int, float)) for number in numbers)
-        and all(isinstance(verdict, dict) for verdict in night.verdicts)
+        {*map(type, chain.from_iterable(table.values() for table in texts))} <= {str}
+        and {*map(type, numbers)} <= {int, float}
+        and {*map(type, night.verdicts)} <= {dict}
         and all(isinstance(table, dict) for s in sessions for table in (s.trials, s.failures))
     ):
         raise ValueError("a field has the wrong type")

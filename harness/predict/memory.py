@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.predict.devices import Device
 from harness.predict.setup import Setup, stage_layers
-from harness.predict.shape import Number, Shape
+from harness.predict.shape import Flag, Number, Shape
 
 LOGIT_BYTES = 12.0
 """Of each logit while the loss turns back: log-probabilities and two gradients of them, all fp32."""
@@ -102,7 +102,7 @@ def stage_memory(shape: Shape, setup: Setup, stage: Number, device: Device | Non
         * setup.optimizer_bytes
         / np.where(setup.among("data_parallel", "zero1", "zero2", "zero3"), d, 1),
         activations=tokens * (kept * layers * in_flight(setup, stage) + working),
-        buffers=_buffers(shape, setup, layers, ends),
+        buffers=_buffers(shape, setup, layers, ends, is_first | is_last),
         logits=np.maximum(logits - tokens * working, 0),
         context=0.0 if device is None else device.context_bytes,
     )
@@ -125,10 +125,12 @@ def layer_bytes(shape: Shape, setup: Setup) -> Number:
 
     In 16 bits, with h = width and hidden = 4 h: 32 h (34 with dropout), and 5 bytes for each of heads x seq_len scores
     where attention is not fused; tensor parallelism divides all but the 8 h (10 h) of the stream, and sequence
-    parallelism those too (Korthikanti et al. 2022, section 4).
+    parallelism those too, but for what it gathered and keeps (Korthikanti et al. 2022, section 4).
     """
     a, s, width = setup.activation_bytes, setup.stream_bytes, shape.width
-    stream = width * (2 * s + 2 * a + 2 * np.asarray(setup.dropout)) / np.where(setup.sequence_parallel, setup.tp, 1)
+    share = np.where(setup.sequence_parallel, setup.tp, 1)
+    entering = 2 * a * width / np.where(setup.keeps_gathered, 1, share)
+    stream = entering + width * (2 * s + 2 * np.asarray(setup.dropout)) / share
     projections = a * width * (2 + 2 * shape.kv_share)
     feed_forward = a * shape.hidden * np.where(shape.gated, 4, 2)
     scores = np.where(setup.fused_attention, 4 * shape.heads, shape.heads * shape.seq_len * _score_bytes(setup))
@@ -172,22 +174,23 @@ def _kept_and_working(shape: Shape, setup: Setup) -> tuple[Number, Number]:
     return kept, whole - np.minimum(kept, whole) + turning
 
 
-def _buffers(shape: Shape, setup: Setup, layers: Number, ends: Number) -> Number:
+def _buffers(shape: Shape, setup: Setup, layers: Number, ends: Number, is_end: Flag) -> Number:
     """What strategies hold beside the state.
 
     ZeRO-3 gathers a unit of layers and those it prefetches, all layers if they stay after the forward pass, and the
     first and last part throughout; one unit's gradients are whole until they are reduced. Flat ZeRO-2 has two buckets.
-    Autocast keeps copies of the layers' weights; stages hold a stream that they receive and one that they send.
+    Autocast keeps copies of the layers' weights. Stages receive streams and their gradients, at the ends one of both.
     """
     layer = shape.layer_parameters / setup.tp
     units = np.minimum(layers, setup.layers_per_unit * (1 + setup.prefetch))
     units = np.where(setup.reshard_after_forward, units, layers)
     whole = (units * layer + 2 * ends / setup.tp) * setup.gather_bytes
-    turning = setup.layers_per_unit * layer * (setup.gather_bytes + setup.reduce_bytes)
+    turning = setup.layers_per_unit * layer * np.maximum(setup.gather_bytes, setup.reduce_bytes)
     local = (layers * layer + ends / setup.tp) * setup.gradient_bytes
     buckets = np.where(setup.among("data_parallel", "zero2"), np.minimum(2 * setup.bucket_mb * 1e6, local), 0)
     autocast = np.logical_and(np.less(setup.activation_bytes, setup.stream_bytes), np.greater(setup.weight_bytes, 2))
     copies = np.where(autocast, setup.activation_bytes * layers * layer, 0)
     stream = setup.micro_batch * shape.seq_len * shape.width * setup.activation_bytes
     gathered = np.where(setup.among("data_parallel", "zero3"), whole + turning, 0)
-    return gathered + buckets + copies + np.where(setup.pp > 1, 2 * stream, 0)
+    received = np.where(setup.receives_apart, setup.micro_batches * (2 * setup.stages_per_rank - 1 * is_end), 2)
+    return gathered + buckets + copies + np.where(setup.pp > 1, received * stream, 0)

@@ -118,6 +118,11 @@ class Setup:
     scatter_gather: Flag = False
     """Whether tensor-parallel ranks each send a share of the stream to the next stage, where it is gathered again
     (Narayanan et al. 2021, section 4.1)."""
+    keeps_gathered: Flag = True
+    """Whether sequence parallelism keeps the whole sequence that a matrix saw; Megatron-LM gathers it once more instead
+    (Korthikanti et al. 2022, section 4.2.2)."""
+    receives_apart: Flag = True
+    """Whether a stage has a buffer for each micro-batch that it receives (torch.distributed.pipelining), not two."""
 
     @classmethod
     def of_plan(cls, plan: Mapping[str, Any], global_batch: Number) -> Setup:
@@ -204,6 +209,7 @@ def _formats(plan: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     fsdp = kind == "zero3" or plan.get("zero2_impl") == "fsdp2"
+    flat = (kind == "zero1" and plan.get("zero1_impl", "flat") == "flat") or (kind == "zero2" and not fsdp)
     formats = PRECISIONS["fsdp_mixed" if fsdp and precision == "bf16_params" else precision]
     moments = MOMENTS.get(quantization)
     optimizer = formats.optimizer if moments is None else formats.optimizer - 8 + moments
@@ -212,6 +218,8 @@ def _formats(plan: Mapping[str, Any], kind: str) -> dict[str, Any]:
         **format_fields(formats),
         "optimizer_bytes": optimizer,
         "reduce_bytes": reduce,
+        # Flat buckets sum gradients in the format in which they send them.
+        "gradient_bytes": max(formats.gradient, reduce) if flat else formats.gradient,
         "quantization": quantization,
     }
 

@@ -230,6 +230,8 @@ def _setup(row: Row, *, tp: int, dp: int, pp: int, micro: int, batch: int) -> Se
         overlap=kind == "zero3",
         fused_elementwise=not titan,
         scatter_gather=not titan,
+        keeps_gathered=titan,
+        receives_apart=titan,
         dropout=not titan,
         balanced=False,
         **format_fields(PRECISIONS[formats]),

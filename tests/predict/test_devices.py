@@ -28,7 +28,7 @@ def test_a_name_is_found_in_any_case() -> None:
 
 
 def test_an_unknown_device_lists_the_known_ones_and_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'H100'.*A100-80"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'H100'.*A100-80"):
         device("H10O")
 
 

@@ -69,8 +69,25 @@ def test_tensor_parallelism_divides_state(drawn: Setup) -> None:
 
 @given(drawn=setups())
 def test_sequence_parallelism_divides_what_tensor_parallelism_leaves_whole(drawn: Setup) -> None:
-    whole, divided = (layer_bytes(MODEL, dataclasses.replace(drawn, tp=tp, sequence_parallel=True)) for tp in (1, 8))
+    whole, divided = (
+        layer_bytes(MODEL, dataclasses.replace(drawn, tp=tp, sequence_parallel=True, keeps_gathered=False))
+        for tp in (1, 8)
+    )
     assert divided == pytest.approx(whole / 8)
+
+
+def test_what_sequence_parallelism_gathered_and_keeps_is_whole() -> None:
+    again, kept = (
+        layer_bytes(MODEL, setup(tp=4, sequence_parallel=True, keeps_gathered=keeps)) for keeps in (False, True)
+    )
+    assert kept - again == pytest.approx(2 * 2 * MODEL.width * 3 / 4)
+
+
+def test_stages_have_a_buffer_for_each_micro_batch_they_receive() -> None:
+    stream = 2 * MODEL.seq_len * MODEL.width * 2
+    first, inner = (stage_memory(MODEL, setup(pp=4, global_batch=16), stage).buffers for stage in (0, 1))
+    assert (first, inner) == (8 * stream, 16 * stream)
+    assert stage_memory(MODEL, setup(pp=4, global_batch=16, receives_apart=False), 1).buffers == 2 * stream
 
 
 def test_a_layer_keeps_34_bytes_for_each_feature_with_dropout_and_16_bits() -> None:

@@ -165,6 +165,14 @@ def test_a_plan_is_read_by_the_names_of_its_knobs() -> None:
     assert (found.reduce_bytes, found.activation_bytes, found.overlap) == (2, 2, False)
 
 
+def test_flat_buckets_sum_in_the_format_they_send_and_others_in_that_of_the_weights() -> None:
+    plan = {"precision": "bf16_params", "data_parallel": "zero1", "dp": 2}
+    assert Setup.of_plan(plan, 8).gradient_bytes == 4
+    assert Setup.of_plan({**plan, "reduce_dtype": "bf16"}, 8).gradient_bytes == 2
+    assert Setup.of_plan({**plan, "zero1_impl": "torch"}, 8).gradient_bytes == 2
+    assert Setup.of_plan({**plan, "data_parallel": "zero3"}, 8).weight_bytes == 4
+
+
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(InputError, match="unknown precision 'fp12'"):
         Setup.of_plan({"precision": "fp12"}, 8)

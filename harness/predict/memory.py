@@ -102,7 +102,7 @@ def stage_memory(shape: Shape, setup: Setup, stage: Number, device: Device | Non
         * setup.optimizer_bytes
         / np.where(setup.among("data_parallel", "zero1", "zero2", "zero3"), d, 1),
         activations=tokens * (kept * layers * in_flight(setup, stage) + working),
-        buffers=_buffers(shape, setup, layers, ends, is_first | is_last),
+        buffers=_buffers(shape, setup, layers, ends, is_first | is_last, tokens * kept),
         logits=np.maximum(logits - tokens * working, 0),
         context=0.0 if device is None else device.context_bytes,
     )
@@ -174,23 +174,25 @@ def _kept_and_working(shape: Shape, setup: Setup) -> tuple[Number, Number]:
     return kept, whole - np.minimum(kept, whole) + turning
 
 
-def _buffers(shape: Shape, setup: Setup, layers: Number, ends: Number, is_end: Flag) -> Number:
+def _buffers(shape: Shape, setup: Setup, layers: Number, ends: Number, is_end: Flag, freed: Number) -> Number:
     """What strategies hold beside the state.
 
     ZeRO-3 gathers a unit of layers and those it prefetches, all layers if they stay after the forward pass, and the
-    first and last part throughout; one unit's gradients are whole until they are reduced. Flat ZeRO-2 has two buckets.
+    first and last part throughout; one unit's gradients are whole until they are reduced, in place of the activations
+    that its backward pass has `freed`. Flat ZeRO-2 has two buckets.
+
     Autocast keeps copies of the layers' weights. Stages receive streams and their gradients, at the ends one of both.
     """
     layer = shape.layer_parameters / setup.tp
     units = np.minimum(layers, setup.layers_per_unit * (1 + setup.prefetch))
     units = np.where(setup.reshard_after_forward, units, layers)
     whole = (units * layer + 2 * ends / setup.tp) * setup.gather_bytes
-    turning = setup.layers_per_unit * layer * np.maximum(setup.gather_bytes, setup.reduce_bytes)
+    turning = setup.layers_per_unit * (layer * np.maximum(setup.gather_bytes, setup.reduce_bytes) - freed)
     local = (layers * layer + ends / setup.tp) * setup.gradient_bytes
     buckets = np.where(setup.among("data_parallel", "zero2"), np.minimum(2 * setup.bucket_mb * 1e6, local), 0)
     autocast = np.logical_and(np.less(setup.activation_bytes, setup.stream_bytes), np.greater(setup.weight_bytes, 2))
     copies = np.where(autocast, setup.activation_bytes * layers * layer, 0)
     stream = setup.micro_batch * shape.seq_len * shape.width * setup.activation_bytes
-    gathered = np.where(setup.among("data_parallel", "zero3"), whole + turning, 0)
+    gathered = np.where(setup.among("data_parallel", "zero3"), whole + np.maximum(turning, 0), 0)
     received = np.where(setup.receives_apart, setup.micro_batches * (2 * setup.stages_per_rank - 1 * is_end), 2)
     return gathered + buckets + copies + np.where(setup.pp > 1, received * stream, 0)

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from harness import __version__, cli_nightly, commands
+from harness import __version__, cli_nightly, cli_predict, commands
 from harness.errors import HarnessError, InputError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the results folder.")
 app.add_typer(store_app, name="store")
 app.add_typer(cli_nightly.app, name="nightly")
+cli_predict.register(app)
 
 Workload = Annotated[str | None, typer.Option(help="What to train: gpt-nano, gpt:blocks=6,width=384,heads=6, cnn, ...")]
 Data = Annotated[Path | None, typer.Option(help="Text, .jsonl, .parquet or .npy tokens, or a folder of text.")]
@@ -160,9 +161,20 @@ def compact(results: Results = Path("results")) -> None:
 
 
 @app.command(epilog="Example: python -m harness doctor")
-def doctor(results: Results = Path("results"), as_json: Json = False) -> None:
+def doctor(
+    results: Results = Path("results"),
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure anew what predictions are made from, in about 10 s.")
+    ] = False,
+    workload: Workload = None,
+    world_size: WorldSize = None,
+    as_json: Json = False,
+) -> None:
     """Say what this machine can run, what is missing, and how to mend it."""
-    guarded(lambda: commands.doctor(results or Path("results"), as_json))
+    folder = results or Path("results")
+    if calibrate:
+        guarded(lambda: commands.calibrate(folder, workload, world_size, as_json))
+    guarded(lambda: commands.doctor(folder, as_json))
 
 
 @app.callback(invoke_without_command=True)

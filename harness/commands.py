@@ -204,6 +204,47 @@ def doctor(results: Path, as_json: bool) -> int:
     return NOTHING_SUCCEEDED if any(finding.state is State.MISSING for finding in findings) else 0
 
 
+def calibrate(results: Path, workload: str | None, world_size: int | None, as_json: bool) -> int:
+    """Measure what predictions are made from, whether it is known or not."""
+    from harness import launchers
+    from harness.config import load_config
+    from harness.errors import MeasurementError
+    from harness.experiment import prepare
+    from harness.launches import learn_peaks, make_runner
+    from harness.store import Store
+
+    options = {"results": results, "workload": workload, "world_size": world_size}
+    experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
+    store, hardware_id = Store(results), experiment.hardware.hardware_id
+    with launchers.create("local") as launcher:
+        runner = make_runner(experiment, launcher, store, "calibration", None)
+        known = store.peaks(hardware_id) or {}
+        others = {
+            size: found for size, found in known.get("interconnect", {}).items() if size != str(experiment.world_size)
+        }
+        store.write_peaks(hardware_id, {"interconnect": others})
+        if not learn_peaks(experiment, runner):
+            store.write_peaks(hardware_id, known)
+            raise MeasurementError("the machine's peak could not be measured; what was known of it is kept")
+    found = store.peaks(hardware_id) or {}
+    if as_json:
+        print(json.dumps({"hardware_id": hardware_id, **found}))
+        return 0
+    ranks = found["interconnect"][str(experiment.world_size)]
+    best = {p["format"]: 0.0 for p in ranks["matmul"]}
+    for product in ranks["matmul"]:
+        best[product["format"]] = max(best[product["format"]], product["flops_per_s"])
+    print(f"{hardware_id}, {experiment.world_size} ranks at once, each")
+    for name, rate in best.items():
+        print(f"  products in {name:5} {rate / 1e9:10,.1f} GFLOP/s")
+    print(f"  element-wise      {ranks['elementwise_bytes_per_s'] / 1e9:10,.2f} GB/s")
+    print(f"  one operator      {1e6 * ranks['operator_s']:10,.1f} us")
+    if "all_reduce_bytes_per_s" in ranks:
+        print(f"  all-reduce        {ranks['all_reduce_bytes_per_s'] / 1e9:10,.2f} GB/s")
+        print(f"  its latency       {1e6 * ranks['all_reduce_latency_s']:10,.0f} us")
+    return 0
+
+
 def _console(*, to_stderr: bool) -> Console:
     from rich.console import Console
 

@@ -8,15 +8,14 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import filelock
-import optuna
 
 from harness import __version__, repeat, report
 from harness.config import OBJECTIVES, Direction
@@ -25,6 +24,7 @@ from harness.experiment import Experiment
 from harness.launchers.base import Launcher
 from harness.launches import FinalLaunch, Launches, learn_peaks, make_forecaster, make_runner
 from harness.plan import Plan
+from harness.predict.shape import Shape
 from harness.report.live import Refresh
 from harness.search import loop, samplers
 from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summary
@@ -34,6 +34,9 @@ from harness.search.study import open_study
 from harness.store import Store, plain_rows
 from harness.trial.runner import Result, Runner
 from harness.workloads.base import Workload
+
+if TYPE_CHECKING:
+    import optuna
 
 REFERENCE_STEPS = 16
 """Length of the fp32 curve that trials are compared with and that the report overlays."""
@@ -343,7 +346,16 @@ def _describe(workload: Workload) -> dict[str, Any]:
         "seq_len": workload.seq_len,
         "global_batch_size": workload.global_batch_size,
         "data": getattr(data, "description", "bundled with the workload"),
+        "shape": _shape(workload),
     }
+
+
+def _shape(workload: Workload) -> dict[str, Any] | None:
+    """What predictions need of the model; None if it is no transformer."""
+    try:
+        return asdict(Shape.of_facts(workload.facts(), workload.seq_len))
+    except InputError:
+        return None
 
 
 def _never(*arguments: Any) -> Evaluation:

@@ -1,260 +1,171 @@
-"""How well samplers search: the sweep's own loop on a recorded exhaustive grid, as if it were live.
+"""What `replay` does: searches recorded exhaustive grids as if they were live.
 
-A launch is a look into the table. What a search has not launched it does not see.
+A grid is a group of a table of published runs, or a sweep of the results folder that tried every plan of its space.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import optuna
+import numpy as np
 
+from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan
-from harness.records import Outcome
-from harness.search import loop, samplers
-from harness.search.choosers import Chooser, Domain, Reader
-from harness.search.evaluation import Budget, Evaluation, Ticket
-from harness.search.guide import Blind, Guide
-from harness.search.spaces import Point, Spaces
-from strategies.base import Setting
+from harness.predict import devices, machine, table
+from harness.predict.devices import Device
+from harness.predict.fit import Observed, fit
+from harness.predict.setup import Setup
+from harness.predict.shape import Shape
+from harness.predict.time import step_time
+from harness.records import Outcome, Role
+from harness.search import samplers
+from harness.search.replay import Case, Grid, Summary, Table, compare
+from harness.standings import USABLE
+from harness.store import Store
 
-NEAR = 0.02
-"""A plan this much slower than the best one counts as found."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One plan of a grid."""
-
-    plan: Plan
-    step_time_s: float | None
-    """Measured; None if it failed."""
-    wall_s: float = 1.0
-    """What its launch took, in s."""
+ENOUGH = 20
+"""Runs of other models that constants can be fitted to."""
+FIELDS = ("data_parallel", "tp", "pp", "dp", "micro_batch", "activation_checkpoint", "stages_per_rank", "compile")
+"""In which runs of one group of a table can differ."""
+WALL = ("launch_s", "setup_s", "warmup_s", "measure_s", "teardown_s")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Every feasible plan of one workload on one machine, measured."""
+def of_table(path: Path, hardware: str, *, names: Sequence[str], budget: int, repeats: int, as_json: bool) -> int:
+    """Search each group of a table: runs of the same devices, model, sequence length and global batch.
 
-    name: str
-    global_batch_size: int
-    cases: Sequence[Case]
-
-    @property
-    def best_s(self) -> float:
-        """Step time of the fastest plan."""
-        return min(case.step_time_s for case in self.cases if case.step_time_s is not None)
-
-
-class GridSpaces(Spaces):
-    """The plans of a grid as `harness.search.spaces.Spaces` has its points: knob after knob, as far as they differ.
-
-    Args:
-        grid: what is drawn from.
-        first: points that a search begins with.
+    Raises:
+        InputError: a row without a measured time, or no two rows of one group.
     """
-
-    def __init__(self, grid: Grid, first: Sequence[Plan] = ()) -> None:
-        self._grid, self._first = grid, first
-        self._plans = [case.plan for case in grid.cases]
-        self._knobs = list(dict.fromkeys(name for plan in self._plans for name in plan))
-
-    def turn(self, number: int) -> dict[str, Setting]:
-        """Nothing is settled before a draw."""
-        return {}
-
-    def draw(self, choose: Chooser) -> Point:
-        """A plan of the grid, each choice made by `choose`."""
-        left = self._plans
-        for knob in self._knobs:
-            values = tuple(dict.fromkeys(plan[knob] for plan in left if knob in plan))
-            if len(values) > 1 and all(knob in plan for plan in left):
-                # Optuna wants one set of candidates under one name.
-                chosen = choose(f"{knob}.{'-'.join(map(str, values))}", values)
-                left = [plan for plan in left if plan[knob] == chosen]
-        if len(left) > 1:  # knobs that only some of them have
-            chosen = choose("plan_id", tuple(plan.plan_id for plan in left))
-            left = [plan for plan in left if plan.plan_id == chosen]
-        return Point(self._grid.global_batch_size, left[0])
-
-    def trace(self, point: Point) -> dict[str, tuple[Domain, Setting]]:
-        """Name -> (domain, value) of the choices on the way to a point."""
-        reader = Reader(lambda n: point.plan.plan_id if n == "plan_id" else point.plan[n.partition(".")[0]])
-        self.draw(reader)
-        return dict(reader.seen)
-
-    def why_not(self, point: Point) -> str | None:
-        """Every plan of a grid can run, or was tried."""
-        return None
-
-    def showcases(self) -> list[Point]:
-        """What a search begins with."""
-        return [Point(self._grid.global_batch_size, plan) for plan in self._first]
-
-    def grid(self) -> Iterator[Point]:
-        """Every point."""
-        return (Point(self._grid.global_batch_size, plan) for plan in self._plans)
-
-    @property
-    def finite(self) -> bool:
-        """A grid is."""
-        return True
-
-    def describe(self) -> dict[str, Any]:
-        """What makes this grid another one than the next."""
-        return {self._grid.name: {"plans": len(self._plans)}}
+    _check(names)
+    device, runs = devices.device(hardware), table.read_table(path)
+    if any(run.seconds is None for run in runs):
+        raise InputError(f"{path} has rows without a measured time, so it cannot be searched")
+    groups: dict[Any, list[table.Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.gpus, run.shape, run.setup.global_batch].append(run)
+    members = {f"group {n}": found for n, found in enumerate(groups.values(), 1) if len(found) > 1}
+    if not members:
+        raise InputError(f"{path} has no two rows of one group, so there is nothing to search")
+    grids = [_grid(name, found) for name, found in members.items()]
+    guides = _without_own(device, runs, members)
+    found = compare(grids, names, budget=budget, repeats=repeats, guide_of=lambda grid: Table(guides[grid.name]))
+    return _say(grids, found, budget, as_json)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Replayed:
-    """One search of one grid."""
+def of_sweep(root: Path, sweep: str, *, names: Sequence[str], budget: int, repeats: int, as_json: bool) -> int:
+    """Search the plans of a recorded sweep.
 
-    regrets: tuple[float, ...]
-    """After each launch: by which share the best plan so far is slower than the best one there is."""
-    wall_s: tuple[float, ...]
-    """What the launches have taken until then."""
+    The guided sampler is told what the closed form makes of the machine's calibration, and nothing of the trials.
 
-    @property
-    def launches(self) -> int | None:
-        """Launches until a plan within NEAR was found; None if none was."""
-        return next((number for number, regret in enumerate(self.regrets, 1) if regret <= NEAR), None)
-
-    def regret_after(self, launches: int) -> float:
-        """Regret after so many launches, or after all if there were fewer."""
-        return self.regrets[min(launches, len(self.regrets)) - 1]
-
-
-def search(
-    grid: Grid, sampler: str, *, budget: int, seed: int, guide: Guide | None = None, first: Sequence[Plan] = ()
-) -> Replayed:
-    """One search.
-
-    Args:
-        grid: what is searched.
-        sampler: one of `harness.search.samplers.names()`.
-        budget: launches.
-        seed: of everything that is drawn.
-        guide: what is predicted; only the guided sampler is told.
-        first: plans that the search begins with.
+    Raises:
+        UnknownNameError: no such sweep.
+        InputError: it has fewer than two plans that ran, or its machine was not calibrated.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    cases = {case.plan: case for case in grid.cases}
-    best = math.inf
-    regrets: list[float] = []
-    walls: list[float] = []
+    _check(names)
+    grid, guide = recorded(Store(root), sweep)
+    found = compare([grid], names, budget=budget, repeats=repeats, guide_of=lambda grid: guide)
+    return _say([grid], found, budget, as_json)
 
-    def evaluate(plan: Plan, ticket: Ticket) -> Evaluation:
-        nonlocal best
-        case = cases[plan]
-        walls.append((walls[-1] if walls else 0.0) + case.wall_s)
-        best = min(best, case.step_time_s or math.inf)
-        regrets.append(best / grid.best_s - 1)
-        failed = case.step_time_s is None
-        return Evaluation(
-            trial_id=plan.plan_id,
-            outcome=Outcome.CRASH if failed else Outcome.OK,
-            values=None if failed else (1.0 / float(case.step_time_s or 1.0),),
-            reason="it failed" if failed else None,
+
+def recorded(store: Store, sweep: str) -> tuple[Grid, Table]:
+    """A sweep as a grid, and what the closed form predicts of it. Of several launches of a plan the first counts."""
+    rows = [row for row in store.rows(sweep) if row["role"] in (Role.SEARCH, Role.AGAIN)]
+    if not rows:
+        raise UnknownNameError("sweep", sweep, {name for _, name in store.sweeps()})
+    cases: dict[Plan, Case] = {}
+    for row in rows:
+        if row["outcome"] == Outcome.INFEASIBLE or row["study_trial"] is None:
+            continue
+        plan, usable = Plan.from_json(row["knobs"]), row["outcome"] in USABLE
+        wall = sum(float(row[name] or 0.0) for name in WALL)
+        cases.setdefault(plan, Case(plan=plan, step_time_s=row["step_time_s"] if usable else None, wall_s=wall))
+    if sum(case.step_time_s is not None for case in cases.values()) < 2:
+        raise InputError(f"the sweep {sweep!r} has fewer than two plans that ran, so there is nothing to search")
+    first = rows[0]
+    grid = Grid(name=sweep, global_batch_size=int(first["global_batch_size"]), cases=list(cases.values()))
+    return grid, Table(_predicted(store, first, list(cases)))
+
+
+def _predicted(store: Store, row: Mapping[str, Any], plans: Sequence[Plan]) -> dict[Plan, float]:
+    """Step times by the closed form from the calibration of the machine that a row was recorded on."""
+    world = int(row["world_size"])
+    calibration = (store.peaks(row["hardware_id"]) or {}).get("interconnect", {}).get(str(world), {})
+    shape = store.sweep_info(row["hardware_id"], row["sweep"]).get("workload", {}).get("shape")
+    if "matmul" not in calibration or shape is None:
+        raise InputError(
+            f"the sweep {row['sweep']!r} was recorded without a calibration of {row['hardware_id']} with {world} "
+            "ranks; run it again with this version"
         )
-
-    def refuse(plan: Plan, ticket: Ticket, reason: str) -> Evaluation:
-        return Evaluation(trial_id=plan.plan_id, outcome=Outcome.INFEASIBLE, values=None, reason=reason)
-
-    loop.run(
-        optuna.create_study(direction="maximize"),
-        GridSpaces(grid, first),
-        evaluate,
-        refuse,
-        Budget(trials=min(budget, len(grid.cases))),
-        sampler=sampler,
-        seed=seed,
-        guide=guide if sampler == samplers.GUIDED and guide is not None else Blind(),
-    )
-    return Replayed(regrets=tuple(regrets), wall_s=tuple(walls))
+    device = machine.measured(calibration, world, 1 << 40)
+    model, batch = Shape(**shape), int(row["global_batch_size"])
+    return {plan: float(step_time(model, Setup.of_plan(plan, batch), device).total) for plan in plans}
 
 
-@dataclass
-class Summary:
-    """How one sampler did over grids and repeats."""
-
-    sampler: str
-    budget: int
-    searches: list[Replayed] = field(default_factory=list)
-    plans: list[int] = field(default_factory=list)
-    """Plans of the grid of each search."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Means over searches; a search that did not find a plan within NEAR counts with its budget and one more."""
-        launches = [s.launches or len(s.regrets) + 1 for s in self.searches]
-        walls = [s.wall_s[min(n, len(s.wall_s)) - 1] for s, n in zip(self.searches, launches, strict=True)]
-        ordered = sorted(launches)
-        return {
-            "sampler": self.sampler,
-            "searches": len(self.searches),
-            "regret_after": [
-                statistics.fmean(s.regret_after(number) for s in self.searches) for number in range(1, self.budget + 1)
-            ],
-            "launches_to_2_percent_mean": statistics.fmean(launches),
-            "launches_to_2_percent_median": statistics.median(launches),
-            "launches_to_2_percent_p90": ordered[math.ceil(0.9 * len(ordered)) - 1],
-            "wall_to_2_percent_s": statistics.fmean(walls),
-            "not_found": sum(s.launches is None for s in self.searches),
-            "launches_saved": 1 - statistics.fmean(n / size for n, size in zip(launches, self.plans, strict=True)),
-        }
-
-
-def compare(
-    grids: Sequence[Grid],
-    names: Sequence[str],
-    *,
-    budget: int,
-    repeats: int,
-    guide_of: Callable[[Grid], Guide],
-    first_of: Callable[[Grid], Sequence[Plan]] = lambda grid: (),
-) -> list[Summary]:
-    """Every sampler on every grid, `repeats` times each with other seeds.
-
-    Args:
-        grids: what is searched.
-        names: samplers.
-        budget: launches of a search.
-        repeats: of each search; the grid sampler, which draws nothing, searches once.
-        guide_of: what is predicted of a grid, without its measurements.
-        first_of: what a guided search of a grid begins with.
-    """
-    found = []
+def _check(names: Sequence[str]) -> None:
+    if not names:
+        raise InputError(f"--samplers names at least one of {', '.join(samplers.names())}")
     for name in names:
-        summary = Summary(name, budget)
-        for grid in grids:
-            guided = name == samplers.GUIDED
-            guide, first = (guide_of(grid), first_of(grid)) if guided else (None, ())
-            for seed in range(1 if name == samplers.GRID else repeats):
-                summary.searches.append(search(grid, name, budget=budget, seed=seed, guide=guide, first=first))
-                summary.plans.append(len(grid.cases))
-        found.append(summary)
-    return found
+        samplers.check(name, 1)
 
 
-class Table:
-    """Predicted step times of plans; a guide.
+def _grid(name: str, found: Sequence[table.Run]) -> Grid:
+    cases = {_plan(run): Case(plan=_plan(run), step_time_s=run.seconds) for run in found}
+    return Grid(name=name, global_batch_size=int(found[0].setup.global_batch), cases=list(cases.values()))
 
-    Args:
-        seconds: plan -> predicted step time in s.
+
+def _plan(run: table.Run) -> Plan:
+    found = []
+    for name in FIELDS:
+        value = getattr(run.setup, name)
+        found.append((name, value.item() if hasattr(value, "item") else value))
+    return Plan(tuple(found))
+
+
+def _without_own(
+    device: Device, runs: Sequence[table.Run], members: Mapping[str, Sequence[table.Run]]
+) -> dict[str, dict[Plan, float]]:
+    """Group -> plan -> predicted seconds, by constants that were fitted to no run of a model of the group's width.
+
+    The constants that a description ships may have been fitted to the very table. So they are fitted again, from the
+    same priors, to the runs of all other widths; where there are too few of them the priors alone count.
     """
+    fitted: dict[Any, Device] = {}
+    guides = {}
+    for name, found in members.items():
+        width = int(found[0].shape.width)
+        if width not in fitted:
+            fitted[width] = _fitted(device, [run for run in runs if run.shape.width != width])
+        guides[name] = {_plan(run): float(step_time(run.shape, run.setup, fitted[width]).total) for run in found}
+    return guides
 
-    def __init__(self, seconds: Mapping[Plan, float]) -> None:
-        self._seconds = seconds
 
-    def values(self, point: Point) -> tuple[float, ...] | None:
-        """What a search maximises: steps in a second."""
-        seconds = self._seconds.get(point.plan)
-        return None if seconds is None else (1.0 / seconds,)
+def _fitted(device: Device, runs: Sequence[table.Run]) -> Device:
+    if len(runs) < ENOUGH:
+        return fit(device, [])
+    shape, setup = table.stacked(runs)
+    return fit(device, [Observed(shape=shape, setup=setup, seconds=np.array([run.seconds for run in runs]))])
 
-    def why_not(self, point: Point) -> str | None:
-        """Every plan of a grid is worth a launch."""
-        return None
+
+def _say(grids: Sequence[Grid], found: Sequence[Summary], budget: int, as_json: bool) -> int:
+    rows = [summary.to_json() for summary in found]
+    if as_json:
+        sizes = [len(grid.cases) for grid in grids]
+        print(json.dumps({"groups": len(grids), "plans": sizes, "budget": budget, "samplers": rows}))
+        return 0
+    plans = sum(len(grid.cases) for grid in grids)
+    print(f"{len(grids)} groups with {plans} plans, {budget} launches each; until a plan within 2 % of the best:")
+    print(
+        f"{'sampler':8} {'mean':>6} {'median':>6} {'p90':>4} {'not found':>9} {'regret after 1':>14} {'saved':>6} "
+        f"{'wall s':>7}"
+    )
+    for row in rows:
+        print(
+            f"{row['sampler']:8} {row['launches_to_2_percent_mean']:6.2f} {row['launches_to_2_percent_median']:6.1f} "
+            f"{row['launches_to_2_percent_p90']:4} {row['not_found']:9} {row['regret_after'][0]:14.1%} "
+            f"{row['launches_saved']:6.0%} {row['wall_to_2_percent_s']:7.1f}"
+        )
+    return 0

@@ -63,6 +63,7 @@ class Space:
         refused = {layout: self._layout_refused(layout) for layout in factorisations(facts.world_size)}
         self.available = [layout for layout, reason in refused.items() if reason is None]
         self.layouts = self._usable_layouts({layout: reason for layout, reason in refused.items() if reason})
+        self._labels = tuple(layout.label for layout in self.layouts)
 
     # -- drawing
 
@@ -71,7 +72,7 @@ class Space:
 
         Choices with one candidate are not asked for. The plan may still be one that `why_not` refuses.
         """
-        return self._draw_at(Layout.parse(str(_pick(choose, LAYOUT, tuple(x.label for x in self.layouts)))), choose)
+        return self._draw_at(Layout.parse(str(_pick(choose, LAYOUT, self._labels))), choose)
 
     def _draw_at(self, layout: Layout, choose: Chooser) -> Plan:
         settings: dict[str, Setting] = dict(layout._asdict())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from harness.plan import Plan
-from harness.predict.replay import Case, Grid, Table, compare, search
+from harness.search.replay import Case, Grid, Table, compare, search
 
 
 def plan(tp: int, pp: int, micro_batch: int) -> Plan:

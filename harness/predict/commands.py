@@ -1,0 +1,283 @@
+"""What `predict` does: it answers in text, as JSON or as a page, and starts nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import strategies
+from harness import workloads
+from harness.errors import InputError, UnknownNameError
+from harness.plan import Plan, parse_settings
+from harness.predict import devices, machine, ranking, table
+from harness.predict.devices import Cluster
+from harness.predict.forecast import Forecaster
+from harness.predict.ranking import Question, Ranked
+from harness.records import Outcome
+from harness.report import format as fmt
+from harness.report.labels import labels
+from harness.search.spaces import Point
+
+CALIBRATE = "python -m harness doctor --calibrate"
+
+
+def predict(
+    *,
+    workload: str | None,
+    cluster: str | None,
+    table_file: Path | None,
+    hardware: str | None,
+    pairs: Sequence[str],
+    options: Mapping[str, Any],
+    top: int,
+    page: bool,
+    reports: Path,
+    as_json: bool,
+) -> int:
+    """Rank plans of a cluster or of this machine, or predict the rows of a table."""
+    if table_file is not None:
+        return _table(table_file, hardware, as_json)
+    if hardware is not None:
+        raise InputError("--hardware names what a --table was measured on; a cluster is given as --cluster 8xH100")
+    here = cluster is None
+    answer = _here(workload, pairs, options, top) if here else _there(workload, str(cluster), pairs, options, top)
+    if page:
+        answer["page"] = str(_page(answer, reports))
+    if as_json:
+        print(json.dumps({name: value for name, value in answer.items() if not name.startswith("_")}))
+    else:
+        print("\n".join(_lines(answer)))
+    return 0
+
+
+# -- a table
+
+
+def _table(path: Path, hardware: str | None, as_json: bool) -> int:
+    if hardware is None:
+        raise InputError(f"--table needs --hardware, one of {', '.join(devices.names())}, or a TOML file")
+    found = table.predict_table(path, devices.device(hardware))
+    if as_json:
+        print(json.dumps(found))
+        return 0
+    print(f"{'row':>5} {'predicted s':>12} {'measured s':>12} {'error':>8}  memory")
+    for row in found["rows"]:
+        measured, error = row.get("measured_step_time_s"), row.get("error_step_time")
+        cells = [
+            fmt.MISSING if measured is None else f"{measured:.4g}",
+            fmt.MISSING if error is None else f"{error:+.1%}",
+        ]
+        memory = fmt.size(row["peak_memory_bytes"])
+        print(f"{row['row']:5} {row['step_time_s']:12.4g} {cells[0]:>12} {cells[1]:>8}  {memory}")
+    for name in ("mape_step_time", "mape_constant_mfu", "mape_reserved", "kendall_tau", "top1_regret"):
+        if found[name] is not None:
+            print(f"{name:20} {found[name]:.4f}")
+    return 0
+
+
+# -- a cluster
+
+
+def _there(
+    workload: str | None, cluster: str, pairs: Sequence[str], options: Mapping[str, Any], top: int
+) -> dict[str, Any]:
+    question = question_of(workload, devices.parse_cluster(cluster), pairs, options)
+    found = ranking.ask(question, top)
+    device = question.cluster.device
+    return {
+        "workload": question.name,
+        "hardware": f"{question.cluster.nodes} x {device.devices_per_node} x {device.name}",
+        "devices": question.cluster.devices,
+        "global_batch_size": question.global_batch,
+        "seq_len": question.seq_len,
+        "memory_bytes": device.memory_bytes,
+        "error": device.fitted,
+        "plans": _plans(found, question),
+        "_question": question,
+    }
+
+
+def question_of(workload: str | None, cluster: Cluster, pairs: Sequence[str], options: Mapping[str, Any]) -> Question:
+    """What is asked about a cluster.
+
+    Raises:
+        InputError: options that cannot be used.
+    """
+    made = _workload(workload or "gpt-124m", options)
+    fixed = parse_settings(pairs, strategies.knobs(strategies.registry().values()))
+    model = made.facts()
+    if options.get("vocab"):
+        model = replace(model, vocab_size=int(options["vocab"]))
+    return Question(
+        name=made.name,
+        model=model,
+        seq_len=made.seq_len,
+        global_batch=options.get("global_batch") or ranking.default_batch(made.global_batch_size, cluster.devices),
+        cluster=cluster,
+        fixed=fixed,
+    )
+
+
+def _workload(name: str, options: Mapping[str, Any]) -> Any:
+    known = {"gpt", *workloads.names()}
+    written = name if name.partition(":")[0] in known else f"gpt-{name}"
+    if written.partition(":")[0] not in known:
+        raise UnknownNameError("workload", name, workloads.names())
+    return workloads.create(
+        written,
+        cache=Path(options["results"]) / "cache",
+        seq_len=options.get("seq_len"),
+        global_batch_size=options.get("global_batch"),
+    )
+
+
+def _plans(found: Sequence[Ranked], question: Question) -> list[dict[str, Any]]:
+    names = labels([ranking.as_row(one, question, number) for number, one in enumerate(found)])
+    return [
+        {
+            "label": names[str(number)],
+            "plan": dict(one.plan),
+            "set": ranking.settings(one.plan),
+            "step_time_s": one.step_time_s,
+            "tokens_per_s": one.tokens_per_s,
+            "mfu": one.mfu,
+            "shares": dict(one.shares),
+            "memory_bytes": dict(one.memory),
+            "needed_bytes": one.needed_bytes,
+            "fits": one.fits,
+        }
+        for number, one in enumerate(found)
+    ]
+
+
+# -- this machine
+
+
+def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any], top: int) -> dict[str, Any]:
+    from harness.config import load_config
+    from harness.experiment import prepare
+    from harness.limits import rank_memory_bytes
+    from harness.store import Store
+
+    given = {name: value for name, value in options.items() if name != "vocab" and value is not None}
+    if given.get("global_batch"):
+        given["global_batch"] = (given["global_batch"],)
+    experiment = prepare(load_config(None, {**given, "workload": workload, "set": tuple(pairs)}))
+    store, world = Store(Path(options["results"])), experiment.world_size
+    held = rank_memory_bytes(experiment.config, experiment.hardware, world) or experiment.hardware.memory_bytes
+    device = machine.measured(_calibration(store, experiment.hardware.hardware_id, world), world, held)
+    forecaster = Forecaster(
+        device=device, workloads={size: (w, experiment.facts(w)) for size, w in experiment.workloads.items()}
+    )
+    learnt = _teach(forecaster, store, experiment.hardware.hardware_id)
+    points = [Point(size, plan) for size, space in experiment.spaces().items() for plan in space.grid()]
+    found = [(point, forecast) for point in points if (forecast := forecaster.forecast(point)) is not None]
+    if not found:
+        raise InputError(
+            f"{next(iter(experiment.workloads.values())).name} is no transformer: nothing can be predicted"
+        )
+    found.sort(key=lambda pair: (pair[1].peak_memory_bytes > held, pair[1].step_time_s))
+    size, made = next(iter(experiment.workloads.items()))
+    rows = [_row(point, number) for number, (point, _) in enumerate(found[:top])]
+    names = labels(rows)
+    return {
+        "workload": made.name,
+        "hardware": experiment.hardware.hardware_id,
+        "devices": world,
+        "global_batch_size": size,
+        "seq_len": made.seq_len,
+        "memory_bytes": held,
+        "error": f"corrected by {learnt} recorded trials" if learnt else "no trial of this workload was recorded yet",
+        "plans": [
+            {
+                "label": names[str(number)],
+                "plan": dict(point.plan),
+                "set": ranking.settings(point.plan),
+                "step_time_s": forecast.step_time_s,
+                "tokens_per_s": made.tokens_per_step / forecast.step_time_s,
+                "needed_bytes": forecast.peak_memory_bytes,
+                "fits": forecast.peak_memory_bytes <= held,
+            }
+            for number, (point, forecast) in enumerate(found[:top])
+        ],
+    }
+
+
+def _calibration(store: Any, hardware_id: str, world: int) -> Mapping[str, Any]:
+    known = (store.peaks(hardware_id) or {}).get("interconnect", {}).get(str(world))
+    if known is not None and "matmul" in known:
+        return dict(known)
+    others = sorted(path.stem for path in (store.root / "hardware").glob("*.json") if path.stem != hardware_id)
+    of = f"only of {', '.join(others)}, " if others else ""
+    raise InputError(
+        f"{store.root} has no calibration of {hardware_id} with {world} ranks, {of}so nothing can be predicted here; "
+        f"run: {CALIBRATE}"
+    )
+
+
+def _teach(forecaster: Forecaster, store: Any, hardware_id: str) -> int:
+    known = {workload.workload_id: size for size, (workload, _) in forecaster.workloads.items()}
+    rows = [row for row in store.rows(hardware_id=hardware_id) if row["workload_id"] in known]
+    usable = [row for row in rows if row["outcome"] == Outcome.OK and row["world_size"] == _world(forecaster)]
+    for row in usable:
+        forecaster.learn(Point(known[row["workload_id"]], Plan.from_json(row["knobs"])), row)
+    return len(usable)
+
+
+def _world(forecaster: Forecaster) -> int:
+    return next(facts.world_size for _, facts in forecaster.workloads.values())
+
+
+def _row(point: Point, number: int) -> dict[str, Any]:
+    plan = point.plan
+    return {
+        "trial_id": str(number),
+        "plan_id": plan.plan_id,
+        "workload_id": "",
+        "global_batch_size": point.global_batch_size,
+        "knobs": plan.to_json(),
+        **{name: plan[name] for name in ("data_parallel", "dp", "tp", "pp", "micro_batch_size")},
+    }
+
+
+# -- as text and as a page
+
+
+def _lines(answer: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"workload  {answer['workload']}, global batch {answer['global_batch_size']:,} x {answer['seq_len']:,} tokens",
+        f"hardware  {answer['hardware']}, {fmt.size(answer['memory_bytes'])} a device",
+        f"error     {answer['error']}",
+        f"{'#':>3} {'tokens/s':>12} {'MFU':>6} {'memory':>9} {'comm.':>6} {'bubble':>6}  plan",
+    ]
+    for number, plan in enumerate(answer["plans"], 1):
+        shares = plan.get("shares", {})
+        cells = (
+            f"{fmt.percent(plan['mfu'])}" if "mfu" in plan else fmt.MISSING,
+            fmt.size(plan["needed_bytes"]),
+            fmt.percent(shares.get("communication")),
+            fmt.percent(shares.get("bubble")),
+        )
+        does = "" if plan["fits"] else " (does not fit)"
+        lines.append(
+            f"{number:3} {plan['tokens_per_s']:12,.0f} {cells[0]:>6} {cells[1]:>9} {cells[2]:>6} {cells[3]:>6}  "
+            f"{plan['label']}{does}"
+        )
+    if "page" in answer:
+        lines.append(f"page      {answer['page']}")
+    return lines
+
+
+def _page(answer: Mapping[str, Any], reports: Path) -> Path:
+    if "_question" not in answer:
+        raise InputError("--page shows a described cluster; give one: --cluster 8x8xH100")
+    from harness.predict.whatif import what_if
+    from harness.report.document import write
+    from harness.report.prediction import render
+
+    question = answer["_question"]
+    name = "".join(c if c.isalnum() or c in "-." else "-" for c in f"predict-{answer['workload']}-{answer['hardware']}")
+    return write(render(answer, what_if(question)), reports / f"{name.replace(' ', '')}.html")

@@ -20,6 +20,9 @@ from harness.predict.shape import Number
 
 FOLDER = Path(__file__).with_name("devices")
 
+ALIASES = {"a100": "a100-80", "rtx4090": "rtx 4090", "4090": "rtx 4090"}
+"""Other names that people use."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
@@ -123,7 +126,8 @@ def device(name: str) -> Device:
     if name.lower().endswith(".toml"):
         return _read(Path(name))
     by_name = {known.lower(): path for known, path in _descriptions().items()}
-    path = by_name.get(name.strip().lower())
+    wanted = re.sub(r"(-\d+)gb?$", r"\1", name.strip().lower())
+    path = by_name.get(ALIASES.get(wanted, wanted))
     if path is None:
         raise UnknownNameError("device", name, names())
     return _read(path)

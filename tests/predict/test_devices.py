@@ -27,6 +27,11 @@ def test_a_name_is_found_in_any_case() -> None:
     assert device("rtx 4090") is device("RTX 4090")
 
 
+@pytest.mark.parametrize(("other", "name"), [("A100", "A100-80"), ("a100-40GB", "A100-40"), ("RTX4090", "RTX 4090")])
+def test_a_device_is_found_by_other_names_that_people_use(other: str, name: str) -> None:
+    assert device(other) is device(name)
+
+
 def test_an_unknown_device_lists_the_known_ones_and_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"did you mean 'H100'.*A100-80"):
         device("H10O")

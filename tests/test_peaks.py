@@ -81,19 +81,36 @@ def test_the_peak_is_measured_once_and_then_remembered(launcher: Launcher, tmp_p
     assert again["copy_bytes_per_s"] == 1.0
 
 
-def test_the_interconnect_is_measured_once_for_each_number_of_ranks(launcher: Launcher, tmp_path: Path) -> None:
+def test_what_ranks_do_at_once_is_measured_once_for_each_number_of_them(launcher: Launcher, tmp_path: Path) -> None:
     made = runner(launcher, tmp_path)
     made.store.write_peaks("hw", MEASURED)
     workload, pair = gpt(), plan({"dp": 2, "micro_batch_size": 1})
-    found = calibrate.interconnect(made, pair, workload, facts(workload, 2))
+    found = calibrate.ranks(made, pair, workload, facts(workload, 2))
     assert found is not None
     assert found["backend"] == "gloo"
     assert found["all_reduce_bytes_per_s"] > 1e6
     assert 0 < found["all_reduce_latency_s"] < 1
-    assert calibrate.interconnect(made, pair, workload, facts(workload, 2)) == found
+    assert {product["format"] for product in found["matmul"]} == {"fp32", "bf16"}
+    assert set(found["collectives"]) == {"all_reduce", "all_gather", "reduce_scatter", "send"}
+    assert found["slowdown_under_communication"] >= 1
+    assert min(found["operator_s"], found["elementwise_bytes_per_s"], found["attention"][0]["seconds"]) > 0
+    assert calibrate.ranks(made, pair, workload, facts(workload, 2)) == found
     kept = made.store.peaks("hw")
     assert kept is not None
-    assert kept == {**MEASURED, "interconnect": {"2": found}}
+    assert kept["flops_per_s"] == MEASURED["flops_per_s"]
+    assert set(kept["interconnect"]) == {"2"}
+
+
+def test_other_shapes_and_one_rank_are_measured_for_themselves(launcher: Launcher, tmp_path: Path) -> None:
+    made = runner(launcher, tmp_path)
+    alone = plan({"micro_batch_size": 1})
+    narrow, wide = gpt(), gpt(width=128)
+    first = calibrate.ranks(made, alone, narrow, facts(narrow, 1))
+    second = calibrate.ranks(made, alone, wide, facts(wide, 1))
+    assert first is not None
+    assert second is not None
+    assert "collectives" not in first
+    assert first["shapes"] != second["shapes"]
 
 
 def test_what_cannot_be_measured_is_none(launcher: Launcher, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from harness.report.panels import (
     losses,
     memory,
     pareto,
+    prediction,
     progress,
     ranking,
     repeat,
@@ -390,3 +391,40 @@ def test_the_commands_that_repeat_it_are_there(make_view: View) -> None:
 def test_the_winners_settings_are_a_plan_file(make_view: View) -> None:
     text = verdict.data(make_view()).plan
     assert tomllib.loads(text) == json.loads(str(typical()[1]["knobs"]))
+
+
+def predicted(trial_id: str, time: float = 1.1, memory: float = 0.9, **columns: object) -> dict[str, object]:
+    row = trial(trial_id, **columns)
+    return row | {
+        "predicted_step_time_s": time * row["step_time_s"],
+        "predicted_peak_memory_bytes": int(memory * row["peak_memory_bytes"]),
+        "predicted_memory_params_bytes": row["memory_params_bytes"],
+    }
+
+
+def test_a_prediction_stands_beside_what_was_measured(make_view: View) -> None:
+    rows = [predicted("a1"), predicted("b2", plan={"data_parallel": "zero2"})]
+    found = prediction.data(make_view(rows))
+    assert [round(pair.error, 3) for pair in found.pairs] == [0.1, 0.1]
+    assert "step times were off by 10" in plain(found.reading)
+    assert "Peaks of memory were off by 10" in plain(found.reading)
+    drawn = prediction.draw(found)
+    assert set(drawn.others) == {"peak memory", "memory of params"}
+    assert "ddp 10" in plain(drawn.note)
+    assert len(drawn.table.rows) == 2
+
+
+def test_what_was_refused_and_what_was_launched_all_the_same_is_counted(make_view: View) -> None:
+    refused = failure(
+        "c3", "infeasible", "it is predicted to need 900 MiB on the worst rank, but a rank may hold 500 MiB"
+    )
+    doubted = predicted("d4", memory=2.0)
+    found = prediction.data(make_view([predicted("a1"), refused, doubted], memory_limit_bytes=500 * MIB))
+    assert len(found.refused) == 1
+    assert [ran for _, ran in found.doubted] == [True]
+    assert "1 plan was not launched" in plain(found.reading) or "1 plan were not launched" in plain(found.reading)
+    assert "Of 1 launched although predicted not to fit, 1 ran." in plain(found.reading)
+
+
+def test_a_sweep_without_predictions_has_no_panel_for_them(make_view: View) -> None:
+    assert prediction.data(make_view()) is None

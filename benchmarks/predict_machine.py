@@ -1,0 +1,199 @@
+"""Memory and step time on this machine, predicted without the plan's own measurement.
+
+`--plans` plans of each of two models are launched once: every way of using each strategy, then random plans of the whole
+space. Beside each measurement stand
+
+    tensors     the trace (harness.predict.trace): no measurement at all
+    closed      the closed form of memory, from the same plan: no measurement at all
+    resident    the kernel's peak: the trace times what the other plans' peaks are over theirs
+    step time   the closed form from the machine's calibration, corrected by a Gaussian process over the other plans
+                ("others"), or over ten plans that were launched before ("after 10"), or not at all ("closed form")
+    constant    one MFU for all plans, that of the others
+
+"said to fit" counts limits at every decile of the measured peaks: plans predicted to fit that do not, and refused that do.
+
+Goals: tensors at most 3 %, worst 10 %; resident at most 10 %; said to fit wrongly at most 1 %, refused wrongly at most
+5 %; step time at most 15 %, after ten trials at most 8 %, Kendall's tau at least 0.85.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import common
+
+if TYPE_CHECKING:
+    from harness.experiment import Experiment
+    from harness.plan import Plan
+
+WORKLOADS = ("gpt-nano", "gpt:blocks=6,width=384,heads=6")
+TENSORS = tuple(f"memory_{name}_bytes" for name in ("params", "grads", "optimizer", "buffers", "activations"))
+HEADER = ("model", "plans", "predicted", "MAPE", "median", "P90", "worst", "Kendall tau")
+
+
+def chosen(prepared: Experiment, count: int) -> list[Plan]:
+    """Every showcase that can run, then random plans."""
+    from harness.search.choosers import at_random
+
+    space = next(iter(prepared.spaces().values()))
+    found = {plan: None for plan in space.showcases() if space.why_not(plan) is None}
+    choose = at_random(random.Random(0))
+    while len(found) < count:
+        plan = space.draw(choose)
+        if space.why_not(plan) is None:
+            found[plan] = None
+    return list(found)[:count]
+
+
+def launched(name: str, count: int) -> dict[str, Any]:
+    """In a fresh process: the plans of one model with what was measured of them."""
+    from harness.launches import learn_peaks
+    from harness.trial import calibrate
+
+    with common.runner(name, seconds=1.0) as (made, prepared):
+        workload = next(iter(prepared.workloads.values()))
+        facts = prepared.facts(workload)
+        made.reference(prepared.reference_plan(workload), workload, prepared.facts(workload, 1), 4)
+        learn_peaks(prepared, made)
+        pair = prepared.plan({"dp": 2, "micro_batch_size": 1})
+        calibration = calibrate.ranks(made, pair, workload, facts)
+        rows = []
+        for plan in chosen(prepared, count):
+            row = made.run(plan, workload, facts).row
+            if row["outcome"] == "ok" and row["memory_params_bytes"] is not None:
+                wanted = ("step_time_s", "peak_memory_bytes", "flops_per_step", *TENSORS)
+                rows.append({"plan": plan.to_json(), **{column: row[column] for column in wanted}})
+            print(f"\r{name} {len(rows)} {row['outcome']:12}", end="", file=sys.stderr, flush=True)
+    return {"calibration": calibration, "rows": rows}
+
+
+def predicted(name: str, found: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Each row's measurements beside what the trace and the closed forms say."""
+    from harness.plan import Plan
+    from harness.predict import machine
+    from harness.predict.memory import peak_memory
+    from harness.predict.setup import Setup
+    from harness.predict.shape import Shape
+    from harness.predict.time import step_time
+    from harness.predict.trace import worst_rank
+
+    prepared = common.experiment(name)
+    workload = next(iter(prepared.workloads.values()))
+    facts = prepared.facts(workload)
+    device = machine.measured(found["calibration"], 2, 1 << 34)
+    shape = Shape.of_facts(facts.model, workload.seq_len)
+    rows = []
+    for row in found["rows"]:
+        plan = Plan.from_json(row["plan"])
+        setup = Setup.of_plan(plan, workload.global_batch_size)
+        rows.append(
+            {
+                **row,
+                "plan": plan,
+                "tensors": float(sum(row[column] for column in TENSORS)),
+                "traced": worst_rank(workload, plan, facts).peak_bytes,
+                "closed_bytes": float(peak_memory(shape, setup, device).allocated),
+                "closed_s": float(step_time(shape, setup, device).total),
+            }
+        )
+        print(f"\rtraced {len(rows)}/{len(found['rows'])}      ", end="", file=sys.stderr, flush=True)
+    return rows
+
+
+def corrected(rows: Sequence[Mapping[str, Any]], base: str, measured: str) -> list[float]:
+    """`base` of each row, corrected by what the other rows were measured to be."""
+    from harness.search.residual import Residual
+
+    found = []
+    for at, row in enumerate(rows):
+        others = [other for number, other in enumerate(rows) if number != at]
+        residual = Residual([o["plan"] for o in others], [math.log(o[measured] / o[base]) for o in others])
+        found.append(row[base] * math.exp(float(residual.at([row["plan"]])[0][0])))
+    return found
+
+
+def after(rows: Sequence[Mapping[str, Any]], count: int, draws: int = 10) -> tuple[list[float], list[float]]:
+    """(predicted, measured) step times of all plans but `count` random ones that were launched before."""
+    from harness.search.residual import Residual
+
+    predictions, measurements = [], []
+    for seed in range(draws):
+        mixed = random.Random(seed).sample(list(rows), len(rows))
+        known, rest = mixed[:count], mixed[count:]
+        errors = [math.log(row["step_time_s"] / row["closed_s"]) for row in known]
+        means, _ = Residual([row["plan"] for row in known], errors).at([row["plan"] for row in rest])
+        predictions += [row["closed_s"] * math.exp(mean) for row, mean in zip(rest, means, strict=True)]
+        measurements += [row["step_time_s"] for row in rest]
+    return predictions, measurements
+
+
+def line(model: str, what: str, found: Sequence[float], measured: Sequence[float]) -> list[str]:
+    """One row of the table."""
+    from scipy.stats import kendalltau
+
+    errors = sorted(abs(a / b - 1) for a, b in zip(found, measured, strict=True))
+    tau = kendalltau(found, measured).statistic
+    numbers = (
+        statistics.fmean(errors),
+        statistics.median(errors),
+        errors[math.ceil(0.9 * len(errors)) - 1],
+        errors[-1],
+    )
+    return [model, str(len(found)), what, *(f"{number:.1%}" for number in numbers), f"{tau:.2f}"]
+
+
+def fitting(rows: Sequence[Mapping[str, Any]], peaks: Sequence[float]) -> list[str]:
+    """Shares of wrong answers over limits at the deciles of the measured peaks."""
+    measured = [row["peak_memory_bytes"] for row in rows]
+    limits = [statistics.quantiles(measured, n=10)[number] for number in range(9)]
+    pairs = [(p <= limit, m <= limit) for limit in limits for p, m in zip(peaks, measured, strict=True)]
+    said, refused = [m for p, m in pairs if p], [m for p, m in pairs if not p]
+    return [f"{said.count(False) / len(said):.1%}", f"{refused.count(True) / len(refused):.1%}"]
+
+
+def main() -> None:
+    """Launch, predict, print the tables."""
+    given = common.arguments(__doc__, plans=60, launch="", keep="")
+    if given.launch:
+        print(json.dumps(launched(given.launch, given.plans)))
+        return
+    lines, fits = [], []
+    for number, name in enumerate(WORKLOADS):
+        kept = Path(f"{given.keep}-{number}.json") if given.keep else None
+        if kept is not None and kept.exists():
+            found = json.loads(kept.read_text())
+        else:
+            script = str(common.HERE / "predict_machine.py")
+            found = common.measure([script, "--launch", name, "--plans", str(given.plans)])
+            if kept is not None:
+                kept.write_text(json.dumps(found))
+        rows = predicted(name, found)
+        tensors = [row["tensors"] for row in rows]
+        resident = corrected(rows, "traced", "peak_memory_bytes")
+        times = [row["step_time_s"] for row in rows]
+        lines += [
+            line(name, "tensors by the trace", [row["traced"] for row in rows], tensors),
+            line(name, "tensors by the closed form", [row["closed_bytes"] for row in rows], tensors),
+            line(name, "resident peak, others", resident, [row["peak_memory_bytes"] for row in rows]),
+            line(name, "step time, closed form", [row["closed_s"] for row in rows], times),
+            line(name, "step time, others", corrected(rows, "closed_s", "step_time_s"), times),
+            line(name, "step time, after 10", *after(rows, 10)),
+            line(name, "step time, constant MFU", [statistics.geometric_mean(times)] * len(times), times),
+        ]
+        fits.append([name, *fitting(rows, resident)])
+    print(file=sys.stderr)
+    common.print_table(
+        HEADER, lines, "The same work in every plan: a constant MFU predicts the mean step time for all."
+    )
+    common.print_table(("model", "said to fit that do not", "refused that would fit"), fits)
+
+
+if __name__ == "__main__":
+    main()

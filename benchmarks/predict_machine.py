@@ -1,7 +1,7 @@
 """Memory and step time on this machine, predicted without the plan's own measurement.
 
-`--plans` plans of each of two models are launched once: every way of using each strategy, then random plans of the whole
-space. Beside each measurement stand
+`--plans` plans of each of two models are launched once: every way of using each strategy, then random plans of the
+whole space. Beside each measurement stand
 
     tensors     the trace (harness.predict.trace): no measurement at all
     closed      the closed form of memory, from the same plan: no measurement at all
@@ -10,7 +10,8 @@ space. Beside each measurement stand
                 ("others"), or over ten plans that were launched before ("after 10"), or not at all ("closed form")
     constant    one MFU for all plans, that of the others
 
-"said to fit" counts limits at every decile of the measured peaks: plans predicted to fit that do not, and refused that do.
+"said to fit" counts limits at every decile of the measured peaks: plans predicted to fit that do not, and refused that
+do.
 
 Goals: tensors at most 3 %, worst 10 %; resident at most 10 %; said to fit wrongly at most 1 %, refused wrongly at most
 5 %; step time at most 15 %, after ten trials at most 8 %, Kendall's tau at least 0.85.

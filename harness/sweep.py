@@ -297,6 +297,7 @@ class Sweep:
 
     def _end(self, summary: Summary) -> Ended:
         self._write_info(summary)
+        self._keep_overtakings()
         self.store.merge(self.hardware_id, self.name)
         page, config = None, self.experiment.config
         if not self.store.trials(self.name, self.hardware_id).empty:
@@ -304,6 +305,20 @@ class Sweep:
             report.also(config.also, self.store, self.hardware_id, self.name, config.reports)
         wall = time.monotonic() - self.began
         return Ended(self.name, self.hardware_id, summary, page, wall, self.launches.training_s)
+
+    def _keep_overtakings(self) -> None:
+        """Predicted beside what was measured of the machine, for comparisons."""
+        known = self.store.peaks(self.hardware_id) or {}
+        size = str(self.experiment.world_size)
+        bandwidth = known.get("interconnect", {}).get(size, {}).get("all_reduce_bytes_per_s")
+        predicted: dict[str, Any] = dict(known.get("predicted", {}))
+        for batch, workload in self.experiment.workloads.items():
+            found = self.launches.forecaster.overtakings(batch) if bandwidth else []
+            if found:
+                rows = [{"below": o.below, "above": o.above, "bytes_per_s": o.factor * bandwidth} for o in found]
+                predicted[workload.workload_id] = {**predicted.get(workload.workload_id, {}), size: rows}
+        if predicted:
+            self.store.write_peaks(self.hardware_id, {**known, "predicted": predicted})
 
     def _write_info(self, summary: Summary | None) -> None:
         config, workload = self.experiment.config, next(iter(self.experiment.workloads.values()))

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from harness.config import OBJECTIVES
 from harness.errors import InputError
 from harness.plan import Plan
+from harness.predict.crossings import Overtaking, overtakings
 from harness.predict.devices import Device
 from harness.predict.memory import MemoryUse, peak_memory
 from harness.predict.setup import Setup
@@ -118,6 +121,17 @@ class Forecaster:
             "predicted_peak_memory_bytes": round(found.peak_memory_bytes),
             **{f"predicted_memory_{name}_bytes": round(float(size)) for name, size in _parts(found.memory).items()},
         }
+
+    def overtakings(self, size: int) -> list[Overtaking]:
+        """At which interconnect another strategy would be the fastest, among the plans that were looked at."""
+        points = [p for p, closed in self._closed.items() if closed is not None and p.global_batch_size == size]
+        if self.device is None or not points:
+            return []
+        self._refresh()
+        workload, facts = self.workloads[size]
+        plans = [point.plan for point in points]
+        correction = np.exp(self._time.at(plans)[0])
+        return overtakings(Shape.of_facts(facts.model, workload.seq_len), plans, size, self.device, correction)
 
     # -- the guide
 

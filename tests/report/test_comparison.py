@@ -122,6 +122,20 @@ def test_strategies_cross_where_the_logarithms_of_their_speeds_do(make: Callable
     assert found.reading.startswith("Below about 2.00 GB/s of interconnect bandwidth zero3 is faster than ddp")
 
 
+def test_a_predicted_crossing_is_labelled_so_and_never_beyond_doubt(make: Callable[..., Path]) -> None:
+    folder = with_interconnect(make(a=rates(ddp=100, zero3=200)), a=1e9)
+    workload = only(folder).workload_id
+    store = Store(folder)
+    rows = [{"below": "zero3", "above": "ddp", "bytes_per_s": 5e9}]
+    store.write_peaks("a", {**(store.peaks("a") or {}), "predicted": {workload: {"2": rows}}})
+    found = crossings.data(only(folder))
+    assert found is not None
+    ((crossing,),) = [line.crossings for line in found.lines]
+    assert (crossing.source, crossing.sure, crossing.at) == ("predicted", False, 5.0)
+    assert found.reading == "Predicted over interconnect bandwidth, not measured: ddp overtakes zero3 at 5.00 GB/s."
+    assert crossings.draw(found).table.rows[0][-1] == "predicted"
+
+
 def test_a_crossing_within_the_intervals_is_not_called(make: Callable[..., Path]) -> None:
     folder = make(a=rates(ddp=100, zero3=101), b=rates(ddp=400, zero3=200))
     found = crossings.data(only(with_interconnect(folder, a=1e9, b=4e9)))

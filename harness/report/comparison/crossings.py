@@ -15,7 +15,7 @@ from harness.report.comparison.view import Contest, Entry
 from harness.report.figures import figure, palette, text
 from harness.report.panels.base import Chart, Table
 
-MEASURED = "measured"
+MEASURED, PREDICTED = "measured", "predicted"
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Crossing:
     above: str
     at: float
     """Interpolated: linear in the logarithms of speed ratio and axis."""
-    between: tuple[float, float]
-    """The places on both sides."""
+    between: tuple[float, float] | None
+    """The places on both sides; None if it is predicted."""
     sure: bool
     """Whether the intervals of the two lie apart on both sides."""
     source: str = MEASURED
@@ -104,7 +104,7 @@ def draw(crossings: Crossings) -> Chart:
     figures = {f"over {line.axis.name}": _figure(line, crossings.unit) for line in crossings.lines}
     (name, first), *others = figures.items()
     rows = [
-        (line.axis.name, c.below, c.above, c.at, line.axis.unit, *c.between, "yes" if c.sure else "no", c.source)
+        (line.axis.name, c.below, c.above, c.at, line.axis.unit, *(c.between or (None, None)), _sure(c), c.source)
         for line in crossings.lines
         for c in line.crossings
     ]
@@ -127,7 +127,8 @@ def _line(contest: Contest, axis: Axis) -> Line | None:
         if value is not None:
             groups[axis.alike(contest, entry)].append((value, entry))
     placed = max(groups.values(), key=lambda group: len({value for value, _ in group}), default=[])
-    if len({value for value, _ in placed}) < 2:
+    expected = _predicted(contest, [entry for _, entry in placed]) if axis is AXES[0] else []
+    if len({value for value, _ in placed}) < 2 and not (placed and expected):
         return None
     points: dict[str, list[Point]] = defaultdict(list)
     for value, entry in sorted(placed, key=lambda pair: pair[0]):
@@ -137,7 +138,20 @@ def _line(contest: Contest, axis: Axis) -> Line | None:
             ends = (row["tokens_per_s_low"] or rate, row["tokens_per_s_high"] or rate)
             points[name].append(Point(value, contest.place_names[entry.place], rate, *ends))
     found = {name: tuple(members) for name, members in sorted(points.items())}
-    return Line(axis, found, tuple(_crossings(found)))
+    return Line(axis, found, (*_crossings(found), *expected))
+
+
+def _predicted(contest: Contest, entries: Sequence[Entry]) -> list[Crossing]:
+    """What sweeps in these places predicted by the closed form; of several places the first that did."""
+    for entry in entries:
+        rows = contest.known_of(entry.place, "predicted", contest.workload_id, str(entry.place.world_size))
+        if isinstance(rows, list) and rows:
+            return [Crossing(r["below"], r["above"], r["bytes_per_s"] / 1e9, None, False, PREDICTED) for r in rows]
+    return []
+
+
+def _sure(crossing: Crossing) -> str:
+    return "yes" if crossing.sure else "no"
 
 
 def _versions(entry: Entry) -> tuple[object, ...]:
@@ -205,8 +219,9 @@ def _figure(line: Line, unit: str) -> go.Figure:
             hoverinfo="text",
         )
     for crossing in line.crossings:
-        if crossing.sure:
-            drawn.add_vline(x=crossing.at, line={"dash": "dot", "width": 1, "color": "var(--muted)"})
+        if crossing.sure or crossing.source == PREDICTED:
+            dash = "dot" if crossing.sure else "longdash"
+            drawn.add_vline(x=crossing.at, line={"dash": dash, "width": 1, "color": "var(--muted)"})
     drawn.update_xaxes(type="log")
     drawn.update_yaxes(type="log")
     return drawn
@@ -217,10 +232,21 @@ def _giga(value: float | None) -> float | None:
 
 
 def _reading(lines: Sequence[Line]) -> str:
-    sure = [(line.axis, crossing) for line in lines for crossing in line.crossings if crossing.sure]
+    return " ".join(filter(None, (_measured(lines), *map(_expected, lines))))
+
+
+def _expected(line: Line) -> str:
+    found = [crossing for crossing in line.crossings if crossing.source == PREDICTED]
+    said = [f"{c.above} overtakes {c.below} at {fmt.significant(c.at)} {line.axis.unit}" for c in found]
+    return f"Predicted over {line.axis.name}, not measured: {fmt.listed(said)}." if said else ""
+
+
+def _measured(lines: Sequence[Line]) -> str:
+    several = [line for line in lines if any(len({p.at for p in points}) > 1 for points in line.points.values())]
+    sure = [(line.axis, crossing) for line in several for crossing in line.crossings if crossing.sure]
     if not sure:
-        names = fmt.listed([line.axis.name for line in lines])
-        return f"Over {names} no two strategies change their order beyond doubt."
+        names = fmt.listed([line.axis.name for line in several])
+        return f"Over {names} no two strategies change their order beyond doubt." if several else ""
     axis, first = sure[0]
     more = f"; {fmt.count(len(sure) - 1, 'other crossing')} beyond doubt" if len(sure) > 1 else ""
     return (

@@ -106,10 +106,15 @@ class Contest:
 
     def fact(self, place: Place, *path: str) -> float | None:
         """A number that was measured of a place's hardware."""
+        found = self.known_of(place, *path)
+        return float(found) if isinstance(found, (int, float)) else None
+
+    def known_of(self, place: Place, *path: str) -> Any:
+        """Whatever is kept of a place's hardware; None if nothing is."""
         found: Any = self.facts.get(place.hardware_id, {})
         for name in path:
             found = found.get(name) if isinstance(found, Mapping) else None
-        return float(found) if isinstance(found, (int, float)) else None
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

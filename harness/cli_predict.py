@@ -33,6 +33,9 @@ def predict(
     ] = None,
     world_size: Annotated[int | None, typer.Option(help="Ranks of this machine.", min=1)] = None,
     top: Annotated[int, typer.Option(help="Plans to show.", min=1)] = 10,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Trace the worst rank of the first plan without devices.")
+    ] = False,
     page: Annotated[bool, typer.Option("--page", help="Write a page with what-if plots too.")] = False,
     results: Annotated[Path, typer.Option(help="Folder of the parquet files.")] = Path("results"),
     reports: Annotated[Path, typer.Option(help="Folder of the HTML pages.")] = Path("reports"),
@@ -59,6 +62,7 @@ def predict(
             pairs=set or [],
             options=options,
             top=top,
+            trace=trace,
             page=page,
             reports=reports,
             as_json=as_json,

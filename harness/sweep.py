@@ -251,6 +251,8 @@ class Sweep:
     def _prepare(self) -> None:
         """What every trial is compared with: the fp32 references, and the machine's peak."""
         self._references(self.launches.runner)
+        if self.store.peaks(self.hardware_id) is None:
+            self.display.message("measuring what this machine can do, about 10 s, once")
         self.launches.forecaster = make_forecaster(self.experiment, self.launches.compared)
         measured = learn_peaks(self.experiment, self.launches.runner, self.launches.forecaster)
         if not measured:

@@ -11,7 +11,7 @@ from typing import Any
 import strategies
 from harness import workloads
 from harness.errors import InputError, UnknownNameError
-from harness.plan import Plan, parse_settings
+from harness.plan import Plan, complete, parse_settings
 from harness.predict import devices, machine, ranking, table
 from harness.predict.devices import Cluster
 from harness.predict.forecast import Forecaster
@@ -22,6 +22,8 @@ from harness.report.labels import labels
 from harness.search.spaces import Point
 
 CALIBRATE = "python -m harness doctor --calibrate"
+DEFAULT = "gpt-124m"
+"""What is asked about if nothing is."""
 
 
 def predict(
@@ -33,6 +35,7 @@ def predict(
     pairs: Sequence[str],
     options: Mapping[str, Any],
     top: int,
+    trace: bool,
     page: bool,
     reports: Path,
     as_json: bool,
@@ -44,6 +47,8 @@ def predict(
         raise InputError("--hardware names what a --table was measured on; a cluster is given as --cluster 8xH100")
     here = cluster is None
     answer = _here(workload, pairs, options, top) if here else _there(workload, str(cluster), pairs, options, top)
+    if trace:
+        answer["trace"] = _traced(workload, cluster, answer, options)
     if page:
         answer["page"] = str(_page(answer, reports))
     if as_json:
@@ -106,7 +111,7 @@ def question_of(workload: str | None, cluster: Cluster, pairs: Sequence[str], op
     Raises:
         InputError: options that cannot be used.
     """
-    made = _workload(workload or "gpt-124m", options)
+    made = _workload(workload or DEFAULT, options)
     fixed = parse_settings(pairs, strategies.knobs(strategies.registry().values()))
     model = made.facts()
     if options.get("vocab"):
@@ -132,6 +137,29 @@ def _workload(name: str, options: Mapping[str, Any]) -> Any:
         seq_len=options.get("seq_len"),
         global_batch_size=options.get("global_batch"),
     )
+
+
+def _traced(
+    workload: str | None, cluster: str | None, answer: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The worst rank of the first plan, run with tensors that have no content."""
+    if cluster is None:
+        raise InputError("--trace shows a rank of a described cluster; give one: --cluster 8x8xH100")
+    from harness.predict.trace import worst_rank
+
+    question: Question = answer["_question"]
+    made = _workload(workload or DEFAULT, {**options, "global_batch": question.global_batch})
+    plan = complete(answer["plans"][0]["plan"], strategies.knobs(strategies.registry().values()))
+    found = worst_rank(made, plan, replace(question.facts, model=made.facts()))
+    return {
+        "rank": found.rank,
+        "tensor_bytes": {name: round(size) for name, size in found.memory.items()},
+        "peak_tensor_bytes": round(found.peak_bytes),
+        "operators": round(sum(found.operators.values())),
+        "collectives": {
+            name: {"bytes": round(sent), "calls": round(calls)} for name, (sent, calls) in found.collectives.items()
+        },
+    }
 
 
 def _plans(found: Sequence[Ranked], question: Question) -> list[dict[str, Any]]:
@@ -266,6 +294,12 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
             f"{number:3} {plan['tokens_per_s']:12,.0f} {cells[0]:>6} {cells[1]:>9} {cells[2]:>6} {cells[3]:>6}  "
             f"{plan['label']}{does}"
         )
+    if "trace" in answer:
+        found = answer["trace"]
+        held = ", ".join(f"{name} {fmt.size(size)}" for name, size in found["tensor_bytes"].items())
+        sent = ", ".join(f"{c['calls']} {name} of {fmt.size(c['bytes'])}" for name, c in found["collectives"].items())
+        lines.append(f"traced    rank {found['rank']} of plan 1 holds {fmt.size(found['peak_tensor_bytes'])}: {held}")
+        lines.append(f"          it runs {found['operators']:,} operators and sends {sent or 'nothing'}")
     if "page" in answer:
         lines.append(f"page      {answer['page']}")
     return lines

@@ -19,6 +19,9 @@ MOST_CANDIDATES = 4000
 class Guide(Protocol):
     """A prediction of what a trial would come to."""
 
+    def prepare(self, points: Sequence[Point]) -> None:
+        """Told which points it will be asked about, so that it can look at them together."""
+
     def values(self, point: Point) -> tuple[float, ...] | None:
         """One positive value for each objective of the study; None if nothing is known."""
 
@@ -28,6 +31,9 @@ class Guide(Protocol):
 
 class Blind:
     """Knows nothing."""
+
+    def prepare(self, points: Sequence[Point]) -> None:
+        pass
 
     def values(self, point: Point) -> tuple[float, ...] | None:
         return None
@@ -64,7 +70,9 @@ def first_points(spaces: Spaces, guide: Guide, signs: Sequence[float], seed: int
             costs[point] = sum(s * math.log(v) for s, v in zip(signs, values or (), strict=True)) if known else math.inf
         return costs[point]
 
-    found = [point for point in candidates(spaces, random.Random(seed)) if guide.why_not(point) is None]
+    grid = candidates(spaces, random.Random(seed))
+    guide.prepare(grid)
+    found = [point for point in grid if guide.why_not(point) is None]
     if not any(map(math.isfinite, map(cost, found))):
         return spaces.showcases()
     return spaces.best_showcases(found, cost)

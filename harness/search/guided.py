@@ -146,6 +146,7 @@ class GuidedSampler(BaseSampler):
     def _candidates(self) -> Sequence[Point]:
         if self._grid is None:
             self._grid = candidates(self._spaces, self._rng)
+            self._guide.prepare(self._grid)
         return self._grid
 
     def _near(self, points: Sequence[Point]) -> list[Point]:

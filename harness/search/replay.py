@@ -250,6 +250,9 @@ class Table:
     def __init__(self, seconds: Mapping[Plan, float]) -> None:
         self._seconds = seconds
 
+    def prepare(self, points: Sequence[Point]) -> None:
+        """Everything is known already."""
+
     def values(self, point: Point) -> tuple[float, ...] | None:
         """What a search maximises: steps in a second."""
         seconds = self._seconds.get(point.plan)

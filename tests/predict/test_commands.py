@@ -70,6 +70,15 @@ def test_one_plan_can_be_asked_for() -> None:
     assert {(plan["plan"]["data_parallel"], plan["plan"]["tp"]) for plan in plans} == {("zero3", 2)}
 
 
+def test_the_first_plan_is_traced_on_request() -> None:
+    found = answer("predict", "--workload", "gpt-nano", "--cluster", "2x8xH100", "--top", "1", "--trace")
+    traced = found["trace"]
+    assert isinstance(traced, dict)
+    assert traced["peak_tensor_bytes"] == pytest.approx(sum(traced["tensor_bytes"].values()), rel=1e-6)
+    assert traced["operators"] > 100
+    assert traced["collectives"]
+
+
 def test_the_page_stands_alone(tmp_path: Path) -> None:
     found = answer("predict", "--workload", "124m", "--cluster", "2x8xA100-80", "--top", "3", "--page")
     text = Path(str(found["page"])).read_text()
@@ -96,6 +105,7 @@ def test_a_table_is_predicted_row_by_row(tmp_path: Path) -> None:
         ("predict --workload 1.3b --cluster 8xH100 --set tp=3", "tp=3"),
         ("predict --table none.csv --hardware A100-80", "cannot read the table none.csv"),
         ("predict --table none.csv", "--table needs --hardware"),
+        ("predict --trace", "so nothing can be predicted here"),
         ("predict --cluster 8xH100 --hardware H100", "--hardware names what a --table was measured on"),
         ("predict", "so nothing can be predicted here; run: python -m harness doctor --calibrate"),
         ("replay", "give either --table FILE.csv with --hardware NAME, or --sweep NAME"),

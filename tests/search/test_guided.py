@@ -21,6 +21,9 @@ class Told:
     def __init__(self, factor=lambda plan: 1.0, refused=lambda plan: None) -> None:
         self.factor, self.refused = factor, refused
 
+    def prepare(self, points: list[Point]) -> None:
+        pass
+
     def values(self, point: Point) -> tuple[float, ...] | None:
         return (throughput(point.plan) * self.factor(point.plan),)
 

@@ -28,6 +28,8 @@ LAUNCHED_ANYWAY = 20
 DOUBT = 1.1
 """A plan is refused when its predicted peak is above the limit by more than this factor, until trials have shown how
 far predictions are off."""
+CLEARLY = 2.0
+"""A plan whose closed form is so many times below the limit, by the worst error seen, is not looked at closer."""
 SURE = 8
 """Trials from which it is known how far predictions of memory are off."""
 LEARNT_FROM = 200
@@ -68,6 +70,8 @@ class Forecaster:
     _time: Residual = field(default_factory=lambda: Residual([], []))
     _memory: Residual = field(default_factory=lambda: Residual([], []))
     _fresh: bool = True
+    _most: float = 1.0
+    """Largest ratio of a measured peak of memory to the closed form."""
 
     def closed(self, point: Point) -> Forecast | None:
         """The closed form alone; None for a model it says nothing about."""
@@ -102,7 +106,9 @@ class Forecaster:
 
     def learn(self, point: Point, row: Mapping[str, Any]) -> None:
         """A trial has ended with this row of the store."""
-        if row.get("step_time_s") and row.get("peak_memory_bytes") and self.closed(point) is not None:
+        closed = self.closed(point)
+        if row.get("step_time_s") and row.get("peak_memory_bytes") and closed is not None:
+            self._most = max(self._most, row["peak_memory_bytes"] / closed.peak_memory_bytes)
             self._seen.append((point, row))
             self._fresh = False
 
@@ -163,6 +169,9 @@ class Forecaster:
     def why_not(self, point: Point) -> str | None:
         """Whether the plan is predicted not to fit; one of twenty such plans is launched anyway."""
         if self.limit_bytes is None or int(point.plan.plan_id, 16) % LAUNCHED_ANYWAY == 0:
+            return None
+        closed = self.closed(point)
+        if closed is None or closed.peak_memory_bytes * self._most * CLEARLY <= self.limit_bytes:
             return None
         found = self.forecast(point)
         doubt = 1.0 if len(self._seen) >= SURE else DOUBT

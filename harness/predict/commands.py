@@ -99,7 +99,7 @@ def _there(
         "global_batch_size": question.global_batch,
         "seq_len": question.seq_len,
         "memory_bytes": device.memory_bytes,
-        "error": device.fitted,
+        "error": " ".join(device.fitted.split()),
         "plans": _plans(found, question),
         "_question": question,
     }

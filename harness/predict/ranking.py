@@ -112,7 +112,14 @@ def plans(question: Question) -> list[Plan]:
     usual = {"precision": PRECISION, **{k: v for k, v in usual.items() if k != "precision"}, **question.fixed}
     space = Space(registry, knobs, question.facts, fixed=usual, registered=tuple(strategies.registry().values()))
     inside = question.cluster.device.devices_per_node
-    return [plan for plan in space.grid() if int(plan["tp"]) <= inside or "tp" in question.fixed]
+    found = [plan for plan in space.grid() if int(plan["tp"]) <= inside or "tp" in question.fixed]
+    if not found:
+        raise InputError(
+            f"no plan of {question.name} can use {question.cluster.devices} devices with a global batch of "
+            f"{question.global_batch} samples and tensor-parallel groups inside a node of {inside}; choose another "
+            "--global-batch, or ask for one with --set tp=N"
+        )
+    return found
 
 
 def rank(question: Question, found: Sequence[Plan], top: int | None = None) -> list[Ranked]:

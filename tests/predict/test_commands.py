@@ -102,7 +102,7 @@ def test_a_table_is_predicted_row_by_row(tmp_path: Path) -> None:
         ("predict --cluster 64x8xH10", "unknown device 'H10': did you mean 'H100'? valid are"),
         ("predict --cluster 2x9xH100", "a node of H100 has 8 devices"),
         ("predict --workload gtp --cluster 8xH100", "unknown workload 'gtp'"),
-        ("predict --workload 1.3b --cluster 8xH100 --set tp=3", "tp=3"),
+        ("predict --workload 1.3b --cluster 8xH100 --set tp=3", "tp may only be 3"),
         ("predict --table none.csv --hardware A100-80", "cannot read the table none.csv"),
         ("predict --table none.csv", "--table needs --hardware"),
         ("predict --trace", "so nothing can be predicted here"),

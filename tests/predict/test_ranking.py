@@ -54,7 +54,7 @@ def test_a_model_too_large_for_any_plan_is_told_how_many_devices_would_do() -> N
 
 
 def test_a_batch_that_no_layout_can_divide_is_refused() -> None:
-    with pytest.raises(InputError, match="16 ranks"):
+    with pytest.raises(InputError, match="can use 16 devices with a global batch of 3 samples"):
         plans(question(width=1024, blocks=1, global_batch=3))
 
 

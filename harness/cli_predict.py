@@ -74,6 +74,9 @@ def predict(
 def replay(
     table: Annotated[Path | None, typer.Option(help="CSV file: an exhaustive table of runs.")] = None,
     hardware: Annotated[str | None, typer.Option(help="What they ran on: a device, or a TOML file.")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Other tables that constants may be fitted to; may be repeated.")
+    ] = None,
     sweep: Annotated[str | None, typer.Option(help="Instead of a table: a sweep of the results folder.")] = None,
     samplers: Annotated[str, typer.Option(help="Which to compare.")] = "guided,tpe,random,grid",
     budget: Annotated[int, typer.Option(help="Launches of a search.", min=1)] = 10,
@@ -94,6 +97,8 @@ def replay(
             return replays.of_sweep(results, sweep, names=names, budget=budget, repeats=repeats, as_json=as_json)
         if table is None or hardware is None:
             raise InputError("--table needs --hardware, a device such as A100-80 or a TOML file")
-        return replays.of_table(table, hardware, names=names, budget=budget, repeats=repeats, as_json=as_json)
+        return replays.of_table(
+            table, hardware, others=also or (), names=names, budget=budget, repeats=repeats, as_json=as_json
+        )
 
     guarded(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from harness import workloads
 from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan, complete, parse_settings
 from harness.predict import devices, machine, ranking, table
-from harness.predict.devices import Cluster
+from harness.predict.devices import Cluster, Validated
 from harness.predict.forecast import Forecaster
 from harness.predict.ranking import Question, Ranked
 from harness.records import Outcome
@@ -99,8 +99,9 @@ def _there(
         "global_batch_size": question.global_batch,
         "seq_len": question.seq_len,
         "memory_bytes": device.memory_bytes,
-        "error": " ".join(device.fitted.split()),
-        "plans": _plans(found, question),
+        "constants": " ".join(device.fitted.split()),
+        "error_band": None if device.validated is None else asdict(device.validated),
+        "plans": _plans(found, question, device.validated),
         "_question": question,
     }
 
@@ -162,7 +163,7 @@ def _traced(
     }
 
 
-def _plans(found: Sequence[Ranked], question: Question) -> list[dict[str, Any]]:
+def _plans(found: Sequence[Ranked], question: Question, validated: Validated | None) -> list[dict[str, Any]]:
     names = labels([ranking.as_row(one, question, number) for number, one in enumerate(found)])
     return [
         {
@@ -171,6 +172,8 @@ def _plans(found: Sequence[Ranked], question: Question) -> list[dict[str, Any]]:
             "set": ranking.settings(one.plan),
             "step_time_s": one.step_time_s,
             "tokens_per_s": one.tokens_per_s,
+            "tokens_per_s_low": None if validated is None else one.tokens_per_s / (1 + validated.p95),
+            "tokens_per_s_high": None if validated is None else one.tokens_per_s * (1 + validated.p95),
             "mfu": one.mfu,
             "shares": dict(one.shares),
             "memory_bytes": dict(one.memory),
@@ -218,7 +221,10 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
         "global_batch_size": size,
         "seq_len": made.seq_len,
         "memory_bytes": held,
-        "error": f"corrected by {learnt} recorded trials" if learnt else "no trial of this workload was recorded yet",
+        "constants": f"corrected by {learnt} recorded trials"
+        if learnt
+        else "no trial of this workload was recorded yet",
+        "error_band": None,
         "plans": [
             {
                 "label": names[str(number)],
@@ -274,11 +280,22 @@ def _row(point: Point, number: int) -> dict[str, Any]:
 # -- as text and as a page
 
 
+def error_band(found: Mapping[str, Any] | None) -> str:
+    """How far predictions can be believed, in one sentence."""
+    if found is None:
+        return "not known: no run was compared with its prediction here"
+    return (
+        f"step times were off by {fmt.percent(found['median'])} in the median, by {fmt.percent(found['p95'])} or "
+        f"less in 95 % of {found['runs']} runs ({found['what']})"
+    )
+
+
 def _lines(answer: Mapping[str, Any]) -> list[str]:
     lines = [
         f"workload  {answer['workload']}, global batch {answer['global_batch_size']:,} x {answer['seq_len']:,} tokens",
         f"hardware  {answer['hardware']}, {fmt.size(answer['memory_bytes'])} a device",
-        f"error     {answer['error']}",
+        f"constants {answer['constants']}",
+        f"error     {error_band(answer['error_band'])}",
         f"{'#':>3} {'tokens/s':>12} {'MFU':>6} {'memory':>9} {'comm.':>6} {'bubble':>6}  plan",
     ]
     for number, plan in enumerate(answer["plans"], 1):
@@ -314,4 +331,5 @@ def _page(answer: Mapping[str, Any], reports: Path) -> Path:
 
     question = answer["_question"]
     name = "".join(c if c.isalnum() or c in "-." else "-" for c in f"predict-{answer['workload']}-{answer['hardware']}")
-    return write(render(answer, what_if(question)), reports / f"{name.replace(' ', '')}.html")
+    said = {**answer, "said": error_band(answer["error_band"])}
+    return write(render(said, what_if(question)), reports / f"{name.replace(' ', '')}.html")

@@ -57,6 +57,19 @@ class Efficiency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validated:
+    """How far predictions of steps that no constant was fitted to have been off."""
+
+    median: float
+    """Relative error of the step time."""
+    p95: float
+    """Relative error that 95 % of the runs stay below."""
+    runs: int
+    what: str
+    """Which runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Device:
     """One accelerator in a node of its usual kind."""
 
@@ -79,6 +92,8 @@ class Device:
     efficiency: Efficiency
     fitted: str
     """Where the efficiency is from."""
+    validated: Validated | None = None
+    """None if no run of this device was compared with its prediction."""
 
     def peak(self, compute: Any) -> Number:
         """Dense peak in FLOP/s for a number format, or for an array of them.
@@ -200,7 +215,15 @@ def _device(content: Mapping[str, Any]) -> Device:
         source=str(content["source"]),
         efficiency=efficiency,
         fitted=str(fitted["source"]),
+        validated=_validated(content.get("validated")),
     )
+
+
+def _validated(content: Mapping[str, Any] | None) -> Validated | None:
+    if content is None:
+        return None
+    numbers = {name: _positive(name, content[name]) for name in ("median", "p95")}
+    return Validated(**numbers, runs=int(_positive("runs", content["runs"])), what=str(content["what"]))
 
 
 def _positive(name: str, value: Any) -> float:

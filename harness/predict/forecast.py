@@ -140,6 +140,11 @@ class Forecaster:
             **{f"predicted_memory_{name}_bytes": round(float(size)) for name, size in _parts(found.memory).items()},
         }
 
+    def left_out(self) -> dict[str, int]:
+        """How many plans were looked at, and how many of them are predicted not to fit and left out."""
+        points = [point for point, closed in self._closed.items() if closed is not None]
+        return {"looked_at": len(points), "left_out": sum(self.why_not(point) is not None for point in points)}
+
     def overtakings(self, size: int) -> list[Overtaking]:
         """At which interconnect another strategy would be the fastest, among the plans that were looked at."""
         points = [p for p, closed in self._closed.items() if closed is not None and p.global_batch_size == size]

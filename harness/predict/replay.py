@@ -34,8 +34,26 @@ FIELDS = ("data_parallel", "tp", "pp", "dp", "micro_batch", "activation_checkpoi
 WALL = ("launch_s", "setup_s", "warmup_s", "measure_s", "teardown_s")
 
 
-def of_table(path: Path, hardware: str, *, names: Sequence[str], budget: int, repeats: int, as_json: bool) -> int:
+def of_table(
+    path: Path,
+    hardware: str,
+    *,
+    others: Sequence[Path] = (),
+    names: Sequence[str],
+    budget: int,
+    repeats: int,
+    as_json: bool,
+) -> int:
     """Search each group of a table: runs of the same devices, model, sequence length and global batch.
+
+    Args:
+        path: the table.
+        hardware: what it was measured on.
+        others: tables of the same hardware that constants may be fitted to as well.
+        names: samplers.
+        budget: launches of a search.
+        repeats: of each search.
+        as_json: whether to print JSON.
 
     Raises:
         InputError: a row without a measured time, or no two rows of one group.
@@ -51,7 +69,8 @@ def of_table(path: Path, hardware: str, *, names: Sequence[str], budget: int, re
     if not members:
         raise InputError(f"{path} has no two rows of one group, so there is nothing to search")
     grids = [_grid(name, found) for name, found in members.items()]
-    guides = _without_own(device, runs, members)
+    more = [run for other in others for run in table.read_table(other) if run.seconds is not None]
+    guides = _without_own(device, runs, members, more)
     found = compare(grids, names, budget=budget, repeats=repeats, guide_of=lambda grid: Table(guides[grid.name]))
     return _say(grids, found, budget, as_json)
 
@@ -126,7 +145,7 @@ def _plan(run: table.Run) -> Plan:
 
 
 def _without_own(
-    device: Device, runs: Sequence[table.Run], members: Mapping[str, Sequence[table.Run]]
+    device: Device, runs: Sequence[table.Run], members: Mapping[str, Sequence[table.Run]], more: Sequence[table.Run]
 ) -> dict[str, dict[Plan, float]]:
     """Group -> plan -> predicted seconds, by constants that were fitted to no run of a model of the group's width.
 
@@ -138,7 +157,7 @@ def _without_own(
     for name, found in members.items():
         width = int(found[0].shape.width)
         if width not in fitted:
-            fitted[width] = _fitted(device, [run for run in runs if run.shape.width != width])
+            fitted[width] = _fitted(device, [run for run in (*runs, *more) if run.shape.width != width])
         guides[name] = {_plan(run): float(step_time(run.shape, run.setup, fitted[width]).total) for run in found}
     return guides
 

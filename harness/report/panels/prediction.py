@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -82,7 +82,8 @@ def data(view: SweepView) -> Prediction | None:
     doubted = tuple((view.label(row), row["outcome"] in USABLE) for row in over)
     if not pairs and not refused:
         return None
-    return Prediction(pairs, refused, doubted, _reading(pairs, refused, doubted))
+    left_out = view.info.get("predicted") or {}
+    return Prediction(pairs, refused, doubted, " ".join((_reading(pairs, refused, doubted), _left_out(left_out))))
 
 
 def draw(prediction: Prediction) -> Chart:
@@ -166,6 +167,13 @@ def _reading(pairs: Sequence[Pair], refused: Sequence[tuple[str, str]], doubted:
         ran = sum(fits for _, fits in doubted)
         said.append(f"Of {len(doubted)} launched although predicted not to fit, {ran} ran.")
     return " ".join(said)
+
+
+def _left_out(found: Mapping[str, int]) -> str:
+    count = found.get("left_out", 0)
+    if not count:
+        return ""
+    return f"Of {found['looked_at']:,} plans that the search looked at, {count:,} were left out as too large."
 
 
 def _refused(row: Row) -> bool:

@@ -62,7 +62,7 @@ def render(answer: Mapping[str, Any], what_if: WhatIf) -> str:
     """The whole page.
 
     Args:
-        answer: what `predict --json` prints.
+        answer: what `predict --json` prints, and `said`, how far it can be believed.
         what_if: other worlds, micro-batches and degrees.
     """
     plans = answer["plans"]
@@ -82,7 +82,7 @@ def render(answer: Mapping[str, Any], what_if: WhatIf) -> str:
             f"{fmt.rate(best['tokens_per_s'])} tokens/s, MFU {fmt.percent(best['mfu'])}",
             f"global batch {answer['global_batch_size']:,} x {answer['seq_len']:,} tokens",
             "nothing was measured here",
-            str(answer["error"]),
+            str(answer["said"]),
         ),
         sections=sections,
     )

@@ -4,6 +4,7 @@
 plan = "winner"             # or "*" for every plan
 metric = "step_time_s"      # or "*"
 night = "20260301T010000Z-ab12"
+last = "20260303T010000Z-cd34"     # what was said until then is accepted, what is said later is not
 because = "the new tokenizer is worth it"
 """
 
@@ -30,6 +31,8 @@ class Acknowledgement:
     night: str
     """Nights from this one on count for the new baseline."""
     because: str
+    last: str = ""
+    """The last night that there was when the change was accepted; "" if every later one is."""
 
     def covers(self, plan: str, metric: str) -> bool:
         """Whether it is about a metric of a plan."""
@@ -50,7 +53,9 @@ def read(path: Path) -> tuple[Acknowledgement, ...]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"the acknowledgements {path} cannot be read: {reason}") from None
-    if broken := [entry for entry in found if not all(isinstance(v, str) and v for v in vars(entry).values())]:
+    if broken := [
+        entry for entry in found if not all(isinstance(v, str) and (v or n == "last") for n, v in vars(entry).items())
+    ]:
         raise InputError(f"the acknowledgements {path} have an entry that lacks something: {broken[0]}")
     return found
 
@@ -73,7 +78,7 @@ def append(path: Path, entry: Acknowledgement) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    lines = ["", "[[acknowledged]]", *(f"{name} = {json.dumps(value)}" for name, value in vars(entry).items())]
+    lines = ["", "[[acknowledged]]", *(f"{name} = {json.dumps(value)}" for name, value in vars(entry).items() if value)]
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")

@@ -188,16 +188,15 @@ def ack(plan: str, metric: str, because: str, path: Path | None, acknowledged: P
         raise InputError("an acknowledgement says why: --because must not be empty")
     suite, _ = suite_of(path)
     acknowledge.check(suite, plan, metric)
-    entry = acknowledge.Acknowledgement(
-        plan=plan, metric=metric, night=_since(results, suite, plan, metric), because=because
-    )
+    night, last = _since(results, suite, plan, metric)
+    entry = acknowledge.Acknowledgement(plan=plan, metric=metric, night=night, because=because, last=last)
     acknowledge.append(acknowledged, entry)
     print(f"{acknowledged}: {plan} {metric} from {entry.night} on, because {because}")
     return 0
 
 
-def _since(results: Path, suite: Suite, plan: str, metric: str) -> str:
-    """The night in which a change that stands confirmed began, the last night if none does."""
+def _since(results: Path, suite: Suite, plan: str, metric: str) -> tuple[str, str]:
+    """(the night in which a change that stands confirmed began, the last night if none does; the last night)."""
     from harness.regress.history import History
 
     nights = [
@@ -210,8 +209,8 @@ def _since(results: Path, suite: Suite, plan: str, metric: str) -> str:
     last = max(nights, key=lambda night: night.night)
     for verdict in last.verdicts:
         if plan in (verdict.get("plan"), "*") and metric in (verdict.get("metric"), "*") and verdict.get("since"):
-            return str(verdict["since"])
-    return last.night
+            return str(verdict["since"]), last.night
+    return last.night, last.night
 
 
 def install(form: str, path: Path | None, time: str, deadline: str, write: bool) -> int:

@@ -109,7 +109,8 @@ class Past:
     def _comparable(
         self, suite: Suite, plan: str, metric: Metric, entries: Sequence[Acknowledgement]
     ) -> Iterator[tuple[_Screened, float, Any]]:
-        """(night, its value, what was said of it); of an accepted change nothing: it is the new normal."""
+        """(night, its value, what was said of it). Of what was said until a change was accepted nothing: it is the new
+        normal. What is confirmed later is another change."""
         accepted = acknowledge.latest(entries, plan, metric.name)
         identity = suite.identity(plan)
         for one in self.nights:
@@ -117,7 +118,8 @@ class Past:
                 continue
             value = session_value(one.session, plan, metric)
             if value is not None:
-                yield one, value, None if accepted else one.said.get((plan, metric.name))
+                forgiven = accepted is not None and (not accepted.last or one.night.night <= accepted.last)
+                yield one, value, None if forgiven else one.said.get((plan, metric.name))
 
 
 def seed_values(sessions: Iterable[Session], plan: str, metric: Metric) -> list[float]:

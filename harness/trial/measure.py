@@ -137,7 +137,7 @@ class RankTrial:
         engine, device = self.training.engine, self.training.device
         state = engine.state()
         observer = Observer({PARAMS: state.params, OPTIMIZER: state.optimizer, BUFFERS: self._model_buffers()})
-        finish = engine.finish_gradients
+        finish, own = engine.finish_gradients, vars(engine).get("finish_gradients")
         held = {}
 
         def finished() -> None:
@@ -154,6 +154,8 @@ class RankTrial:
                 self.step("warmup")
         finally:
             del engine.finish_gradients
+            if own is not None:  # a strategy of another package put it there
+                engine.finish_gradients = own  # type: ignore[method-assign]
         sent = {name: {"bytes": total, "calls": calls} for name, (total, calls) in sorted(observer.sent.items())}
         allocated = {} if device.type == "cpu" else {"memory_tensor_peak_bytes": self.memory.peak()}
         self.standing_bytes = observer.standing_bytes()

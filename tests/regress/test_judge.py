@@ -176,6 +176,21 @@ def test_an_acknowledged_change_is_the_new_normal_from_its_night_on() -> None:
     assert next(f for f in findings if f.plan == "zero2").baseline == pytest.approx(1.10, rel=0.03)
 
 
+def test_a_second_regression_never_becomes_the_baseline_of_an_acknowledged_one() -> None:
+    world = World(10, noise=0.01)
+    past = confirmed_since(world, 20, 12)
+    accepted = Acknowledgement(
+        plan="zero2", metric="step_time_s", night=stamp(20), because="worth it", last=past[-1].night
+    )
+    world.slower["zero2"] = 1.32  # 20 % slower than what was accepted
+    for number in range(32, 52):
+        tonight = world.tonight(number)
+        tonight.verdicts = [f.to_json() for f in judged(world, past, tonight, entries=(accepted,))]
+        past.append(tonight)
+    said = [v["verdict"] for night in past[32:] for v in night.verdicts if v["plan"] == "zero2"]
+    assert set(said) == {"CONFIRMED"}
+
+
 def test_a_plan_that_stands_for_something_else_has_a_history_of_its_own() -> None:
     world = World(11)
     past = world.past(20)

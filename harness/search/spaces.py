@@ -71,13 +71,19 @@ class Spaces:
         return self._in_turns([[Point(size, plan) for plan in s.showcases()] for size, s in self._spaces.items()])
 
     def best_showcases(self, candidates: Sequence[Point], cost: Callable[[Point], float]) -> list[Point]:
-        """Likewise, each way by the cheapest of the candidates that shows it; the cheap ones first."""
+        """Likewise, each way by the cheapest of the candidates that shows it.
+
+        First the cheapest of each way of dividing the work, so that a short sweep knows them all; then the others, the
+        cheap ones first.
+        """
         each = []
         for size, space in self._spaces.items():
             plans = [point.plan for point in candidates if point.global_batch_size == size]
             found = space.best_showcases(plans, lambda plan, size=size: cost(Point(size, plan)))  # type: ignore[misc]
             each.append([Point(size, plan) for plan in found])
-        return sorted(self._in_turns(each), key=lambda point: (self.why_not(point) is not None, cost(point)))
+        ordered = sorted(self._in_turns(each), key=lambda point: (self.why_not(point) is not None, cost(point)))
+        first = {_division(point): point for point in reversed(ordered)}
+        return sorted(ordered, key=lambda point: first[_division(point)] is not point)
 
     def _in_turns(self, each: Sequence[Sequence[Point]]) -> list[Point]:
         shown = []
@@ -107,3 +113,9 @@ class Spaces:
 
     def _named(self, size: int, choose: Chooser) -> Chooser:
         return lambda name, domain: choose(self._name(size, name), domain)
+
+
+def _division(point: Point) -> tuple[Setting, bool, bool]:
+    """How a plan divides the work over ranks: its data parallelism, and whether it has the other two."""
+    plan = point.plan
+    return plan["data_parallel"], int(plan["tp"]) > 1, int(plan["pp"]) > 1

@@ -49,6 +49,7 @@ class FakeRunner:
         repeatable: bool,
         profile: Any,
         round: int | None,
+        expected: Any,
     ) -> Result:
         rate = self.rates[plan] * (self.luck.pop(0) if self.luck else 1.0)
         self.profiles.append(profile)

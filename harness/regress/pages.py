@@ -47,7 +47,7 @@ def build(
             if (points := tuple(_points(suite, nights, plan, metric)))
         },
         said=_said(suite, nights),
-        accepted=tuple(Accepted(**vars(entry)) for entry in entries),
+        accepted=tuple(Accepted(plan=e.plan, metric=e.metric, night=e.night, because=e.because) for e in entries),
         changed=tuple((change.name, change.before, change.now) for change in changed),
         commands=tuple(commands),
         problems=tuple(problems),

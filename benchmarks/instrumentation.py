@@ -34,7 +34,7 @@ def blocks(job, rank: int) -> None:  # runs in every rank
     device = device_of(rank, job.facts.device_type)
     torch.set_num_threads(job.threads)
     join(job, rank, device)
-    training = build(job, device)
+    training = build(job.workload, job.plan, job.facts, device)
     trial = RankTrial(job, training, EventWriter(job.events_of(rank)), memory_of(device), rank)
     trial.warm_up()
     agreement = Agreement(lambda times: None, trial.group)

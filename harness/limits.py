@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from harness.config import SweepConfig, parse_share
 from harness.errors import InputError
 from harness.hardware import Hardware
+from harness.predict.setup import PRECISIONS
 from strategies.base import Facts, Strategy
 
 STATE_BYTES = {
-    "fp32": (4, 4, 8),
-    "bf16_autocast": (4, 4, 8),
-    "fp16": (4, 4, 8),
-    "bf16_params": (2, 2, 12),
-    "bf16": (2, 2, 4),
+    name: (PRECISIONS[name].weight, PRECISIONS[name].gradient, PRECISIONS[name].optimizer)
+    for name in ("fp32", "bf16_autocast", "fp16", "bf16_params", "bf16")
 }
 """Precision -> bytes per parameter of weights, gradients, and optimizer state with master weights
 (Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1)."""
@@ -30,7 +28,7 @@ def smallest_state_bytes(strategies: Sequence[Strategy], precisions: Sequence[st
     return int(least * facts.model.parameters)
 
 
-def _per_parameter(state: tuple[int, int, int], names: set[str], world: int) -> float:
+def _per_parameter(state: tuple[float, float, float], names: set[str], world: int) -> float:
     weights, gradients, optimizer = state
     if "quantization" in names:
         optimizer = min(optimizer, optimizer - 8 + QUANTIZED_MOMENTS if optimizer >= 8 else optimizer)

@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import strategies
 from harness import workloads
 from harness.errors import InputError, UnknownNameError
@@ -20,6 +22,7 @@ from harness.records import Outcome
 from harness.report import format as fmt
 from harness.report.labels import labels
 from harness.search.spaces import Point
+from harness.store import Store
 
 CALIBRATE = "python -m harness doctor --calibrate"
 DEFAULT = "gpt-124m"
@@ -148,10 +151,12 @@ def _traced(
         raise InputError("--trace shows a rank of a described cluster; give one: --cluster 8x8xH100")
     from harness.predict.trace import worst_rank
 
+    if options.get("vocab"):
+        raise InputError("--trace runs the workload's own model; leave --vocab out")
     question: Question = answer["_question"]
     made = _workload(workload or DEFAULT, {**options, "global_batch": question.global_batch})
     plan = complete(answer["plans"][0]["plan"], strategies.knobs(strategies.registry().values()))
-    found = worst_rank(made, plan, replace(question.facts, model=made.facts()))
+    found = worst_rank(made, plan, question.facts)
     return {
         "rank": found.rank,
         "tensor_bytes": {name: round(size) for name, size in found.memory.items()},
@@ -164,10 +169,10 @@ def _traced(
 
 
 def _plans(found: Sequence[Ranked], question: Question, validated: Validated | None) -> list[dict[str, Any]]:
-    names = labels([ranking.as_row(one, question, number) for number, one in enumerate(found)])
+    names = _names([one.plan for one in found], question.global_batch)
     return [
         {
-            "label": names[str(number)],
+            "label": name,
             "plan": dict(one.plan),
             "set": ranking.settings(one.plan),
             "step_time_s": one.step_time_s,
@@ -180,7 +185,7 @@ def _plans(found: Sequence[Ranked], question: Question, validated: Validated | N
             "needed_bytes": one.needed_bytes,
             "fits": one.fits,
         }
-        for number, one in enumerate(found)
+        for name, one in zip(names, found, strict=True)
     ]
 
 
@@ -191,9 +196,10 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
     from harness.config import load_config
     from harness.experiment import prepare
     from harness.limits import rank_memory_bytes
-    from harness.store import Store
 
-    given = {name: value for name, value in options.items() if name != "vocab" and value is not None}
+    if options.get("vocab"):
+        raise InputError("--vocab is for a described cluster; here the vocabulary is that of the workload's data")
+    given = {name: value for name, value in options.items() if value is not None}
     if given.get("global_batch"):
         given["global_batch"] = (given["global_batch"],)
     experiment = prepare(load_config(None, {**given, "workload": workload, "set": tuple(pairs)}))
@@ -203,17 +209,15 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
     forecaster = Forecaster(
         device=device, workloads={size: (w, experiment.facts(w)) for size, w in experiment.workloads.items()}
     )
-    learnt = _teach(forecaster, store, experiment.hardware.hardware_id)
+    rows = _taught(forecaster, store, experiment.hardware.hardware_id)
     points = [Point(size, plan) for size, space in experiment.spaces().items() for plan in space.grid()]
+    forecaster.prepare(points)
     found = [(point, forecast) for point in points if (forecast := forecaster.forecast(point)) is not None]
-    if not found:
-        raise InputError(
-            f"{next(iter(experiment.workloads.values())).name} is no transformer: nothing can be predicted"
-        )
-    found.sort(key=lambda pair: (pair[1].peak_memory_bytes > held, pair[1].step_time_s))
     size, made = next(iter(experiment.workloads.items()))
-    rows = [_row(point, number) for number, (point, _) in enumerate(found[:top])]
-    names = labels(rows)
+    if not found:
+        raise InputError(f"{made.name} is no transformer: nothing can be predicted")
+    found.sort(key=lambda pair: (pair[1].peak_memory_bytes > held, pair[1].step_time_s))
+    names = _names([point.plan for point, _ in found[:top]], size)
     return {
         "workload": made.name,
         "hardware": experiment.hardware.hardware_id,
@@ -221,13 +225,11 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
         "global_batch_size": size,
         "seq_len": made.seq_len,
         "memory_bytes": held,
-        "constants": f"corrected by {learnt} recorded trials"
-        if learnt
-        else "no trial of this workload was recorded yet",
-        "error_band": None,
+        "constants": f"measured on this machine, corrected by {fmt.count(len(rows), 'recorded trial')}",
+        "error_band": _band(rows),
         "plans": [
             {
-                "label": names[str(number)],
+                "label": name,
                 "plan": dict(point.plan),
                 "set": ranking.settings(point.plan),
                 "step_time_s": forecast.step_time_s,
@@ -235,12 +237,22 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
                 "needed_bytes": forecast.peak_memory_bytes,
                 "fits": forecast.peak_memory_bytes <= held,
             }
-            for number, (point, forecast) in enumerate(found[:top])
+            for name, (point, forecast) in zip(names, found, strict=False)
         ],
     }
 
 
-def _calibration(store: Any, hardware_id: str, world: int) -> Mapping[str, Any]:
+def _band(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How far the predictions that were recorded before launches have been off; None if there are fewer than ten."""
+    pairs = [(row["predicted_step_time_s"], row["step_time_s"]) for row in rows]
+    errors = [abs(float(p) / float(m) - 1) for p, m in pairs if p and m]
+    if len(errors) < 10:
+        return None
+    median, p95 = (float(value) for value in np.quantile(errors, (0.5, 0.95)))
+    return {"median": median, "p95": p95, "runs": len(errors), "what": "trials of this workload on this machine"}
+
+
+def _calibration(store: Store, hardware_id: str, world: int) -> Mapping[str, Any]:
     known = (store.peaks(hardware_id) or {}).get("interconnect", {}).get(str(world))
     if known is not None and "matmul" in known:
         return dict(known)
@@ -252,29 +264,34 @@ def _calibration(store: Any, hardware_id: str, world: int) -> Mapping[str, Any]:
     )
 
 
-def _teach(forecaster: Forecaster, store: Any, hardware_id: str) -> int:
-    known = {workload.workload_id: size for size, (workload, _) in forecaster.workloads.items()}
-    rows = [row for row in store.rows(hardware_id=hardware_id) if row["workload_id"] in known]
-    usable = [row for row in rows if row["outcome"] == Outcome.OK and row["world_size"] == _world(forecaster)]
-    for row in usable:
-        forecaster.learn(Point(known[row["workload_id"]], Plan.from_json(row["knobs"])), row)
-    return len(usable)
+def _taught(forecaster: Forecaster, store: Store, hardware_id: str) -> list[dict[str, Any]]:
+    """The recorded trials that a forecaster has learnt from."""
+    known = {w.workload_id: (size, facts.world_size) for size, (w, facts) in forecaster.workloads.items()}
+    rows = [
+        row
+        for row in store.rows(hardware_id=hardware_id)
+        if row["outcome"] == Outcome.OK and known.get(row["workload_id"], (0, 0))[1] == row["world_size"]
+    ]
+    for row in rows:
+        forecaster.learn(Point(known[row["workload_id"]][0], Plan.from_json(row["knobs"])), row)
+    return rows
 
 
-def _world(forecaster: Forecaster) -> int:
-    return next(facts.world_size for _, facts in forecaster.workloads.values())
-
-
-def _row(point: Point, number: int) -> dict[str, Any]:
-    plan = point.plan
-    return {
-        "trial_id": str(number),
-        "plan_id": plan.plan_id,
-        "workload_id": "",
-        "global_batch_size": point.global_batch_size,
-        "knobs": plan.to_json(),
-        **{name: plan[name] for name in ("data_parallel", "dp", "tp", "pp", "micro_batch_size")},
-    }
+def _names(plans: Sequence[Plan], global_batch: int) -> list[str]:
+    """Short names that tell plans apart, as pages name trials."""
+    rows = [
+        {
+            "trial_id": str(number),
+            "plan_id": plan.plan_id,
+            "workload_id": "",
+            "global_batch_size": global_batch,
+            "knobs": plan.to_json(),
+            **plan,
+        }
+        for number, plan in enumerate(plans)
+    ]
+    named = labels(rows)
+    return [named[str(number)] for number in range(len(plans))]
 
 
 # -- as text and as a page

@@ -14,6 +14,7 @@ from harness.predict.devices import Device
 from harness.predict.setup import Setup
 from harness.predict.shape import Shape
 from harness.predict.time import step_time
+from harness.report.labels import kind
 
 FACTORS = np.geomspace(1 / 32, 32, 41)
 """Multiples of the bandwidth between ranks that are looked at."""
@@ -45,7 +46,7 @@ def overtakings(
     if not plans or not math.isfinite(device.link_bandwidth):
         return []
     setup = Setup.stack([Setup.of_plan(plan, global_batch) for plan in plans])
-    kinds = np.array([_kind(plan) for plan in plans])
+    kinds = np.array([kind(plan) for plan in plans])
     names = sorted(set(kinds))
     best = np.array([_best(shape, setup, _with(device, factor), correction, kinds, names) for factor in FACTORS])
     leaders = [names[at] for at in np.argmin(best, axis=1)]
@@ -78,12 +79,3 @@ def _with(device: Device, factor: float) -> Device:
         link_bandwidth=factor * device.link_bandwidth,
         network_bandwidth=factor * device.network_bandwidth,
     )
-
-
-def _kind(plan: Plan) -> str:
-    """As pages name kinds of plans."""
-    if plan["data_parallel"] != "none":
-        return str(plan["data_parallel"])
-    if int(plan["tp"]) > 1:
-        return "tensor_parallel"
-    return "pipeline_parallel" if int(plan["pp"]) > 1 else "one process"

@@ -11,7 +11,6 @@ import numpy as np
 
 from harness.config import OBJECTIVES
 from harness.errors import InputError
-from harness.plan import Plan
 from harness.predict.crossings import Overtaking, overtakings
 from harness.predict.devices import Device
 from harness.predict.memory import MemoryUse, peak_memory
@@ -209,8 +208,3 @@ def _parts(memory: MemoryUse) -> dict[str, float]:
         "buffers": memory.buffers,
         "activations": memory.activations + memory.logits,
     }
-
-
-def matching_plan(row: Mapping[str, Any]) -> Point:
-    """The point that a row of the store is a trial of."""
-    return Point(int(row["global_batch_size"]), Plan.from_json(row["knobs"]))

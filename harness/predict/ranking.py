@@ -217,20 +217,6 @@ def _powers(most: int) -> Iterator[int]:
         factor *= 2
 
 
-def as_row(one: Ranked, question: Question, number: int) -> dict[str, object]:
-    """A plan as a row that names can be made of, as those of trials are."""
-    plan = one.plan
-    return {
-        "trial_id": str(number),
-        "plan_id": plan.plan_id,
-        "workload_id": question.name,
-        "global_batch_size": question.global_batch,
-        "knobs": plan.to_json(),
-        **{name: plan[name] for name in ("data_parallel", "dp", "tp", "pp")},
-        "micro_batch_size": plan["micro_batch_size"],
-    }
-
-
 def settings(plan: Plan) -> dict[str, Setting]:
     """What has to be written down to have this plan."""
     return plan.differing(complete({}, strategies.knobs(strategies.registry().values())))

@@ -27,10 +27,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import strategies
-from harness.trial.observe import BUFFERS, GRADS, OPTIMIZER, PARAMS, Observer
+from harness.trial.observe import watching
+from harness.trial.rank import build
 from harness.workloads.base import Workload
-from strategies import collectives, ddp, pipeline_parallel, recipe, training
+from strategies import collectives, ddp, pipeline_parallel, training
 from strategies.base import Facts, Settings
 from strategies.training import Training
 
@@ -141,12 +141,11 @@ def once(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
         stack.enter_context(_stand_ins(facts.device_type))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_Scalars())
-        built = _build(workload, plan, facts)
+        built = build(workload, plan, facts, torch.device("cpu"), _valueless)
         inputs, targets = (_fake_samples(built, sample) for sample in workload.samples(0, np.array([0])))
         for step in range(STEPS - 1):
             built.step(step, inputs, targets)
-        observer = _observer(built)
-        with operators, observer:
+        with operators, watching(built) as observer:
             built.step(STEPS - 1, inputs, targets)
     return Traced(
         rank=rank,
@@ -166,42 +165,13 @@ def _blocks_of(facts: Facts, plan: Settings, rank: int) -> int:
     return sum(counts[rank // (int(plan["dp"]) * int(plan["tp"])) :: pp])
 
 
-def _build(workload: Workload, plan: Settings, facts: Facts) -> Training:
-    """As `harness.trial.rank.build`, with parameters that have no values."""
-    with torch.device("meta"):
-        model = workload.build()
-    return recipe.build(
-        model,
-        plan=plan,
-        strategies=strategies.registry().values(),
-        facts=facts,
-        device=torch.device("cpu"),
-        initial=lambda name, shape, device: torch.empty(shape, device=device),
-        loss=workload.loss,
-        metric=workload.metric if workload.metric_name else None,
-        optimizer=workload.optimizer,
-    )
+def _valueless(name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.empty(shape, device=device)
 
 
 def _fake_samples(built: Training, one: torch.Tensor) -> torch.Tensor:
     """The samples of this rank's replica, by the shape of one."""
     return torch.empty((len(built.sample_indices), *one.shape[1:]), dtype=one.dtype)
-
-
-def _observer(built: Training) -> Observer:
-    """As a trial's ranks are watched (`harness.trial.measure`)."""
-    engine = built.engine
-    state = engine.state()
-    buffers = [buffer for part in built.parts for buffer in part.buffers()]
-    observer = Observer({PARAMS: state.params, OPTIMIZER: state.optimizer, BUFFERS: buffers})
-    finish = engine.finish_gradients
-
-    def finished() -> None:
-        finish()
-        observer.tell(GRADS, engine.state().grads)
-
-    engine.finish_gradients = finished  # type: ignore[method-assign]
-    return observer
 
 
 class _Scalars(TorchDispatchMode):

@@ -18,10 +18,9 @@ from harness.trial.counters import Counters
 from harness.trial.events import EventWriter
 from harness.trial.job import Job
 from harness.trial.memory import Memory
-from harness.trial.observe import BUFFERS, GRADS, OPTIMIZER, PARAMS, Observer
+from harness.trial.observe import watching
 from harness.trial.profile import profiled, settle
 from harness.trial.stopping import Stop, why_stop
-from strategies.engine import size
 from strategies.training import StepResult, Training
 
 OBSERVED_STEP = 2
@@ -134,35 +133,18 @@ class RankTrial:
     # -- the watched steps
 
     def _observed_step(self) -> None:
-        engine, device = self.training.engine, self.training.device
-        state = engine.state()
-        observer = Observer({PARAMS: state.params, OPTIMIZER: state.optimizer, BUFFERS: self._model_buffers()})
-        finish, own = engine.finish_gradients, vars(engine).get("finish_gradients")
-        held = {}
-
-        def finished() -> None:
-            finish()
-            gradients = engine.state().grads
-            held["grads"] = size(gradients)
-            observer.tell(GRADS, gradients)
-
-        engine.finish_gradients = finished  # type: ignore[method-assign]
+        device = self.training.device
         if device.type != "cpu":
             self.memory.reset_peak()
-        try:
-            with observer:
-                self.step("warmup")
-        finally:
-            del engine.finish_gradients
-            if own is not None:  # a strategy of another package put it there
-                engine.finish_gradients = own  # type: ignore[method-assign]
+        with watching(self.training) as observer:
+            self.step("warmup")
         sent = {name: {"bytes": total, "calls": calls} for name, (total, calls) in sorted(observer.sent.items())}
         allocated = {} if device.type == "cpu" else {"memory_tensor_peak_bytes": self.memory.peak()}
         self.standing_bytes = observer.standing_bytes()
         self.events.write(
             "state",
             **{f"memory_{category}_bytes": part for category, part in observer.at_peak().items()},
-            memory_grads_held_bytes=held["grads"],
+            memory_grads_held_bytes=observer.grads_held_bytes,
             **allocated,
             comm_bytes_per_step=sum(entry["bytes"] for entry in sent.values()),
             comm_calls_per_step=sum(entry["calls"] for entry in sent.values()),
@@ -182,9 +164,6 @@ class RankTrial:
         peak = found.pop("allocated_peak_bytes", None)
         columns: dict[str, Any] = {} if peak is None else {"memory_tensor_peak_bytes": self.standing_bytes + int(peak)}
         self.events.write("profile", **found, **columns)
-
-    def _model_buffers(self) -> list[torch.Tensor]:
-        return [buffer for part in self.training.parts for buffer in part.buffers()]
 
     # -- the ranks together
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 import torch.distributed as dist
 import torch.utils._pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+
+from strategies import engine as engines
+from strategies.training import Training
 
 _SENT = {
     "send": lambda world: 1.0,
@@ -71,6 +75,8 @@ class Observer(TorchDispatchMode):
         super().__init__()
         self.sent: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         """Collective -> [bytes this rank sent, calls]."""
+        self.grads_held_bytes = 0
+        """Gradients when they were complete, as far as somebody said so."""
         self._storages: dict[int, _Storage] = {}
         self._by_key: dict[int, int] = {}
         self._log: list[tuple[int, int]] = []
@@ -174,6 +180,35 @@ class Observer(TorchDispatchMode):
         entry = self.sent[_NAMES[name]]
         entry[0] += int(size * _SENT[name](world))
         entry[1] += 1
+
+
+@contextlib.contextmanager
+def watching(training: Training) -> Iterator[Observer]:
+    """Watch a step of a training that has taken at least one, so that what lasts from step to step is there.
+
+    Gradients are told apart at the moment at which they are complete.
+    """
+    engine = training.engine
+    state = engine.state()
+    buffers = [buffer for part in training.parts for buffer in part.buffers()]
+    observer = Observer({PARAMS: state.params, OPTIMIZER: state.optimizer, BUFFERS: buffers})
+    # Another package's strategy may have put something in its place, which must be there again afterwards.
+    finish, own = engine.finish_gradients, vars(engine).get("finish_gradients")
+
+    def finished() -> None:
+        finish()
+        gradients = engine.state().grads
+        observer.grads_held_bytes = engines.size(gradients)
+        observer.tell(GRADS, gradients)
+
+    engine.finish_gradients = finished  # type: ignore[method-assign]
+    try:
+        with observer:
+            yield observer
+    finally:
+        del engine.finish_gradients
+        if own is not None:
+            engine.finish_gradients = own  # type: ignore[method-assign]
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:

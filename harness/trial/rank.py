@@ -19,8 +19,10 @@ from harness.trial.events import EventWriter
 from harness.trial.job import Job
 from harness.trial.measure import RankTrial
 from harness.trial.memory import held_bytes, memory_of
+from harness.workloads.base import Workload
 from strategies import recipe
-from strategies.training import Training
+from strategies.base import Facts, Settings
+from strategies.training import Initial, Training
 
 
 def main(job: Job, rank: int) -> None:
@@ -60,7 +62,7 @@ def run(job: Job, rank: int, events: EventWriter) -> None:
     torch.set_num_threads(job.threads)
     if job.world_size > 1:
         join(job, rank, device)
-    training = build(job, device)
+    training = build(job.workload, job.plan, job.facts, device)
     gc.collect()
     gc.freeze()  # what the build made stays; collecting it again in every step would only cost time
     trial = RankTrial(job, training, events, memory, rank)
@@ -73,18 +75,19 @@ def run(job: Job, rank: int, events: EventWriter) -> None:
         dist.destroy_process_group()
 
 
-def build(job: Job, device: torch.device) -> Training:
-    """The workload's model with the plan applied."""
-    workload = job.workload
+def build(
+    workload: Workload, plan: Settings, facts: Facts, device: torch.device, initial: Initial | None = None
+) -> Training:
+    """The workload's model with the plan applied; `initial` gives other values than the workload's own."""
     with torch.device("meta"):
         model = workload.build()
     return recipe.build(
         model,
-        plan=job.plan,
+        plan=plan,
         strategies=strategies.registry().values(),
-        facts=job.facts,
+        facts=facts,
         device=device,
-        initial=workload.initial,
+        initial=initial or workload.initial,
         loss=workload.loss,
         metric=workload.metric if workload.metric_name else None,
         optimizer=workload.optimizer,

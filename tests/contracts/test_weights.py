@@ -27,7 +27,7 @@ def save_weights(job: Job, rank: int) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{job.folder / 'rendezvous'}", rank=rank, world_size=job.world_size
     )
-    training = rank_side.build(job, CPU)
+    training = rank_side.build(job.workload, job.plan, job.facts, CPU)
     pieces = {clean(name): local(p.detach()).clone() for name, p in training.named_parameters()}
     torch.save(pieces, job.folder / f"rank{rank}.pt")
     dist.barrier()

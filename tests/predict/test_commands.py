@@ -106,6 +106,8 @@ def test_a_table_is_predicted_row_by_row(tmp_path: Path) -> None:
         ("predict --workload 1.3b --cluster 8xH100 --set tp=3", "tp may only be 3"),
         ("predict --table none.csv --hardware A100-80", "cannot read the table none.csv"),
         ("predict --table none.csv", "--table needs --hardware"),
+        ("predict --vocab 100", "--vocab is for a described cluster"),
+        ("predict --workload 124m --cluster 8xH100 --vocab 100 --trace", "leave --vocab out"),
         ("predict --trace", "so nothing can be predicted here"),
         ("predict --cluster 8xH100 --hardware H100", "--hardware names what a --table was measured on"),
         ("predict", "so nothing can be predicted here; run: python -m harness doctor --calibrate"),
@@ -138,7 +140,8 @@ def test_this_machine_is_predicted_from_its_calibration(tmp_path: Path) -> None:
     plans = found["plans"]
     assert isinstance(plans, list)
     assert len(plans) == 4
-    assert found["constants"] == "no trial of this workload was recorded yet"
+    assert found["constants"] == "measured on this machine, corrected by 0 recorded trials"
+    assert found["error_band"] is None
     assert plans[0]["step_time_s"] <= plans[1]["step_time_s"]
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from harness.predict.trace import once, rank_of, worst_rank
-from harness.trial.observe import BUFFERS, OPTIMIZER, PARAMS, Observer
-from strategies import recipe, registry
+from harness.trial.observe import watching
+from harness.trial.rank import build
 from tests.tiny import facts, gpt, plan
 
 WORLD = {
@@ -49,24 +49,11 @@ def test_every_strategy_is_traced_without_its_devices(name: str) -> None:
 def test_one_process_holds_exactly_what_is_traced() -> None:
     workload, made = gpt(), plan({})
     known = facts(workload, 1)
-    with torch.device("meta"):
-        model = workload.build()
-    training = recipe.build(
-        model,
-        plan=made,
-        strategies=registry().values(),
-        facts=known,
-        device=torch.device("cpu"),
-        initial=workload.initial,
-        loss=workload.loss,
-        optimizer=workload.optimizer,
-    )
+    training = build(workload, made, known, torch.device("cpu"))
     batch = workload.samples(0, np.array(training.sample_indices))
     for step in range(2):
         training.step(step, *batch)
-    state = training.engine.state()
-    observer = Observer({PARAMS: state.params, OPTIMIZER: state.optimizer, BUFFERS: []})
-    with observer:
+    with watching(training) as observer:
         training.step(2, *batch)
     assert once(workload, made, known, 0).peak_bytes == pytest.approx(sum(observer.at_peak().values()), rel=0.01)
 

@@ -24,7 +24,7 @@ def test_what_a_strategy_put_in_the_place_of_finish_gradients_is_called_in_every
         threads=1,
         measurement=Measurement(warmup_steps=4),
     )
-    training = build(job, torch.device("cpu"))
+    training = build(workload, alone, job.facts, torch.device("cpu"))
     finish, calls = training.engine.finish_gradients, []
 
     def counted() -> None:

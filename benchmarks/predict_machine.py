@@ -55,16 +55,13 @@ def chosen(prepared: Experiment, count: int) -> list[Plan]:
 
 def launched(name: str, count: int) -> dict[str, Any]:
     """In a fresh process: the plans of one model with what was measured of them."""
-    from harness.launches import learn_peaks
-    from harness.trial import calibrate
+    from harness.launches import calibrated
 
     with common.runner(name, seconds=1.0) as (made, prepared):
         workload = next(iter(prepared.workloads.values()))
         facts = prepared.facts(workload)
         made.reference(prepared.reference_plan(workload), workload, prepared.facts(workload, 1), 4)
-        learn_peaks(prepared, made)
-        pair = prepared.plan({"dp": 2, "micro_batch_size": 1})
-        calibration = calibrate.ranks(made, pair, workload, facts)
+        calibration = calibrated(prepared, made).ranks
         rows = []
         for plan in chosen(prepared, count):
             row = made.run(plan, workload, facts).row

@@ -210,30 +210,23 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     from harness.config import load_config
     from harness.errors import MeasurementError
     from harness.experiment import prepare
-    from harness.launches import learn_peaks, make_runner
+    from harness.launches import calibrated, make_runner
     from harness.store import Store
 
     options = {"results": results, "workload": workload, "world_size": world_size}
     experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
     store, hardware_id = Store(results), experiment.hardware.hardware_id
     with launchers.create("local") as launcher:
-        runner = make_runner(experiment, launcher, store, "calibration", None)
-        known = store.peaks(hardware_id) or {}
-        others = {
-            size: found for size, found in known.get("interconnect", {}).items() if size != str(experiment.world_size)
-        }
-        store.write_peaks(hardware_id, {"interconnect": others})
-        if not learn_peaks(experiment, runner):
-            store.write_peaks(hardware_id, known)
-            raise MeasurementError("the machine's peak could not be measured; what was known of it is kept")
-    found = store.peaks(hardware_id) or {}
+        found = calibrated(experiment, make_runner(experiment, launcher, store, "calibration"), anew=True)
+    if found.peak is None or found.ranks is None:
+        raise MeasurementError("the machine could not be measured; what was known of it is kept")
     if as_json:
-        print(json.dumps({"hardware_id": hardware_id, **found}))
+        print(json.dumps({"hardware_id": hardware_id, **(store.peaks(hardware_id) or {})}))
         return 0
-    ranks = found["interconnect"][str(experiment.world_size)]
-    best = {p["format"]: 0.0 for p in ranks["matmul"]}
+    ranks = found.ranks
+    best: dict[str, float] = {}
     for product in ranks["matmul"]:
-        best[product["format"]] = max(best[product["format"]], product["flops_per_s"])
+        best[product["format"]] = max(best.get(product["format"], 0.0), product["flops_per_s"])
     print(f"{hardware_id}, {experiment.world_size} ranks at once, each")
     for name, rate in best.items():
         print(f"  products in {name:5} {rate / 1e9:10,.1f} GFLOP/s")

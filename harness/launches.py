@@ -51,33 +51,49 @@ def make_runner(
     )
 
 
-def make_forecaster(experiment: Experiment, compared: bool) -> Forecaster:
-    """What predicts the plans of an experiment, once it is told of the device."""
-    config = experiment.config
-    limit = experiment.memory_ceiling_bytes or rank_memory_bytes(config, experiment.hardware, experiment.world_size)
+def make_forecaster(experiment: Experiment, calibration: Mapping[str, Any] | None, compared: bool) -> Forecaster:
+    """What predicts the plans of an experiment; nothing is predicted without a calibration.
+
+    Args:
+        experiment: what is searched.
+        calibration: what `harness.trial.calibration` wrote.
+        compared: whether the objective means the same for every workload.
+    """
+    config, world = experiment.config, experiment.world_size
+    held = rank_memory_bytes(config, experiment.hardware, world) or experiment.hardware.memory_bytes
     return Forecaster(
-        device=None,
+        device=None if calibration is None else machine.measured(calibration, world, held),
         workloads={size: (workload, experiment.facts(workload)) for size, workload in experiment.workloads.items()},
         objective=config.objective,
-        limit_bytes=limit,
+        limit_bytes=experiment.memory_ceiling_bytes or held,
         compared=compared,
     )
 
 
-def learn_peaks(experiment: Experiment, runner: Runner, forecaster: Forecaster | None = None) -> bool:
-    """Have the runner's trials judged by the machine's peak; whether it could be measured.
+@dataclass(frozen=True)
+class Calibrated:
+    """What a machine was measured to do; each part is None if it could not be measured."""
 
-    What its ranks do at once is measured too, and kept for predictions and comparisons.
+    peak: Mapping[str, Any] | None
+    """See `harness.trial.peak`."""
+    ranks: Mapping[str, Any] | None
+    """See `harness.trial.calibration`."""
+
+
+def calibrated(experiment: Experiment, runner: Runner, *, anew: bool = False) -> Calibrated:
+    """What the machine can do, measured where it is not known; the runner's trials are judged by its peak from now on.
+
+    Args:
+        experiment: whose shapes and ranks count.
+        runner: what launches.
+        anew: whether it is measured although it is known.
     """
     workload, world = next(iter(experiment.workloads.values())), experiment.world_size
-    measured = calibrate.peaks(runner, experiment.reference_plan(workload), workload, experiment.facts(workload, 1))
-    runner.peaks = Peaks(devices=tuple(device.name for device in experiment.hardware.devices), measured=measured)
+    alone, facts = experiment.reference_plan(workload), experiment.facts(workload, 1)
+    peak = calibrate.peaks(runner, alone, workload, facts, anew=anew)
+    runner.peaks = Peaks(devices=tuple(device.name for device in experiment.hardware.devices), measured=peak)
     plan = experiment.plan({"dp": world, "micro_batch_size": 1})
-    found = calibrate.ranks(runner, plan, workload, experiment.facts(workload))
-    if forecaster is not None and found is not None:
-        held = rank_memory_bytes(experiment.config, experiment.hardware, world) or experiment.hardware.memory_bytes
-        forecaster.device = machine.measured(found, world, held)
-    return measured is not None
+    return Calibrated(peak, calibrate.ranks(runner, plan, workload, experiment.facts(workload), anew=anew))
 
 
 @dataclass(frozen=True)

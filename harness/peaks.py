@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.predict import devices
+from harness.predict.setup import PRECISIONS
 from strategies.base import Setting
 
 TERA = 1e12
@@ -22,41 +24,43 @@ class Published:
 
     tflops: Mapping[str, float]
     """Number format -> 10^12 FLOP/s of matrix products, without sparsity."""
-    bandwidth_gb_per_s: float
-    """Memory bandwidth in 10^9 B/s."""
     source: str
     """Where the figures are from."""
 
 
-PUBLISHED: dict[str, Published] = {
-    "B200": Published({"fp32": 75, "bf16": 2250, "fp16": 2250}, 8000, "NVIDIA HGX B200 datasheet"),
-    "H200": Published({"fp32": 67, "bf16": 989, "fp16": 989}, 4800, "NVIDIA H200 datasheet"),
-    "H100 PCIe": Published({"fp32": 51, "bf16": 756, "fp16": 756}, 2000, "NVIDIA H100 datasheet"),
-    "H100 NVL": Published({"fp32": 60, "bf16": 835, "fp16": 835}, 3900, "NVIDIA H100 NVL datasheet"),
-    "H100": Published({"fp32": 67, "bf16": 989, "fp16": 989}, 3350, "NVIDIA H100 datasheet"),
-    "A100-SXM4-40GB": Published({"fp32": 19.5, "bf16": 312, "fp16": 312}, 1555, "NVIDIA A100 datasheet"),
-    "A100-PCIE-40GB": Published({"fp32": 19.5, "bf16": 312, "fp16": 312}, 1555, "NVIDIA A100 datasheet"),
-    "A100": Published({"fp32": 19.5, "bf16": 312, "fp16": 312}, 1935, "NVIDIA A100 datasheet"),
-    "A40": Published({"fp32": 37.4, "bf16": 149.7, "fp16": 149.7}, 696, "NVIDIA A40 datasheet"),
-    "A10G": Published({"fp32": 31.5, "bf16": 70, "fp16": 70}, 600, "NVIDIA A10G, AWS G5 instance page"),
-    "A10": Published({"fp32": 31.2, "bf16": 125, "fp16": 125}, 600, "NVIDIA A10 datasheet"),
-    "L40S": Published({"fp32": 91.6, "bf16": 362, "fp16": 362}, 864, "NVIDIA L40S datasheet"),
-    "L40": Published({"fp32": 90.5, "bf16": 181, "fp16": 181}, 864, "NVIDIA L40 datasheet"),
-    "L4": Published({"fp32": 30.3, "bf16": 121, "fp16": 121}, 300, "NVIDIA L4 datasheet"),
-    "V100": Published({"fp32": 15.7, "fp16": 125}, 900, "NVIDIA V100 datasheet"),
-    "T4": Published({"fp32": 8.1, "fp16": 65}, 320, "NVIDIA T4 datasheet"),
-    "RTX 4090": Published({"fp32": 82.6, "bf16": 165.2, "fp16": 165.2}, 1008, "NVIDIA Ada architecture whitepaper"),
-    "RTX 3090": Published({"fp32": 35.6, "bf16": 71, "fp16": 71}, 936, "NVIDIA GA102 architecture whitepaper"),
+PUBLISHED: dict[str, Published | str] = {
+    "B200": "B200",
+    "GH200": "GH200",
+    "H200": "H200",
+    "H100 PCIe": Published({"fp32": 51, "bf16": 756, "fp16": 756}, "NVIDIA H100 datasheet"),
+    "H100 NVL": Published({"fp32": 60, "bf16": 835, "fp16": 835}, "NVIDIA H100 NVL datasheet"),
+    "H100": "H100",
+    "A100-SXM4-40GB": "A100-40",
+    "A100-PCIE-40GB": "A100-40",
+    "A100": "A100-80",
+    "MI300X": "MI300X",
+    "A40": Published({"fp32": 37.4, "bf16": 149.7, "fp16": 149.7}, "NVIDIA A40 datasheet"),
+    "A10G": Published({"fp32": 31.5, "bf16": 70, "fp16": 70}, "NVIDIA A10G, AWS G5 instance page"),
+    "A10": Published({"fp32": 31.2, "bf16": 125, "fp16": 125}, "NVIDIA A10 datasheet"),
+    "L40S": "L40S",
+    "L40": Published({"fp32": 90.5, "bf16": 181, "fp16": 181}, "NVIDIA L40 datasheet"),
+    "L4": Published({"fp32": 30.3, "bf16": 121, "fp16": 121}, "NVIDIA L4 datasheet"),
+    "V100": Published({"fp32": 15.7, "fp16": 125}, "NVIDIA V100 datasheet"),
+    "T4": Published({"fp32": 8.1, "fp16": 65}, "NVIDIA T4 datasheet"),
+    "RTX 4090": "RTX 4090",
+    "RTX 3090": Published({"fp32": 35.6, "bf16": 71, "fp16": 71}, "NVIDIA GA102 architecture whitepaper"),
 }
-"""Part of a device's name -> its peaks; the first that fits counts. Products in bf16 and fp16 accumulate in fp32."""
-
-_FORMATS = {"fp32": "fp32", "bf16_autocast": "bf16", "bf16_params": "bf16", "bf16": "bf16", "fp16": "fp16"}
-"""Precision -> number format of the matrix products."""
+"""Part of a device's name -> its peaks, or the name of its description in harness/predict/devices; the first that fits
+counts. Products in bf16 and fp16 accumulate in fp32."""
 
 
 def published(device: str) -> Published | None:
     """The entry of a device by the name its driver gives, None if it is not in the table."""
-    return next((entry for part, entry in PUBLISHED.items() if part.lower() in device.lower()), None)
+    entry = next((entry for part, entry in PUBLISHED.items() if part.lower() in device.lower()), None)
+    if not isinstance(entry, str):
+        return entry
+    described = devices.device(entry)
+    return Published({kind: rate / TERA for kind, rate in described.peak_flops.items()}, described.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +77,10 @@ class Peaks:
 
         Products in int8 or float8 have another peak, which is not known here.
         """
-        kind = _FORMATS.get(str(plan["precision"]))
-        if kind is None or plan.get("quantization") in ("int8", "float8"):
+        formats = PRECISIONS.get(str(plan["precision"]))
+        if formats is None or plan.get("quantization") in ("int8", "float8"):
             return None
+        kind = formats.compute
         if not self.devices:
             rate = self._measured(kind)
             return None if rate is None else (rate, "measured on all usable cores")

@@ -14,7 +14,7 @@ from harness.config import load_config
 from harness.errors import InputError, UnknownNameError
 from harness.experiment import prepare
 from harness.feasible import why_not
-from harness.launches import learn_peaks, make_runner
+from harness.launches import calibrated, make_runner
 from harness.plan import Plan, parse_settings
 from harness.store import Store
 from harness.sweep import REFERENCE_STEPS
@@ -56,7 +56,7 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
         runner = make_runner(experiment, launcher, store, config.name or "runs")
         facts, alone = experiment.facts(workload), experiment.reference_plan(workload)
         runner.reference(alone, workload, replace(facts, world_size=1), REFERENCE_STEPS)
-        learn_peaks(experiment, runner)
+        calibrated(experiment, runner)
         return runner.run(plan, workload, facts, profile=runner.profile(plan, workload, facts))
 
 

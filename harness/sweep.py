@@ -22,7 +22,7 @@ from harness.config import OBJECTIVES, Direction
 from harness.errors import InputError, MeasurementError, StoreError
 from harness.experiment import Experiment
 from harness.launchers.base import Launcher
-from harness.launches import FinalLaunch, Launches, learn_peaks, make_forecaster, make_runner
+from harness.launches import FinalLaunch, Launches, calibrated, make_forecaster, make_runner
 from harness.plan import Plan
 from harness.predict.shape import Shape
 from harness.report.live import Refresh
@@ -206,7 +206,7 @@ class Sweep:
             found = [Point(size, Plan.from_json(text)) for size, text in kept]
         else:
             signs = [1.0 if direction == "minimize" else -1.0 for _, direction in self._objectives]
-            found = first_points(spaces, self.launches.forecaster, signs, config.seed)
+            found = first_points(spaces, self.launches.forecaster, signs)
             study.set_user_attr(_FIRST, [[point.global_batch_size, point.plan.to_json()] for point in found])
         self.launches.showcases = frozenset((point.global_batch_size, point.plan) for point in found)
         return found
@@ -253,9 +253,9 @@ class Sweep:
         self._references(self.launches.runner)
         if self.store.peaks(self.hardware_id) is None:
             self.display.message("measuring what this machine can do, about 10 s, once")
-        self.launches.forecaster = make_forecaster(self.experiment, self.launches.compared)
-        measured = learn_peaks(self.experiment, self.launches.runner, self.launches.forecaster)
-        if not measured:
+        found = calibrated(self.experiment, self.launches.runner)
+        self.launches.forecaster = make_forecaster(self.experiment, found.ranks, self.launches.compared)
+        if found.peak is None:
             self.display.message("the machine's peak could not be measured: no MFU")
 
     def _references(self, runner: Runner) -> None:

@@ -14,7 +14,7 @@ import strategies
 from harness import workloads
 from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan, complete, parse_settings
-from harness.predict import devices, machine, ranking, table
+from harness.predict import devices, ranking, table
 from harness.predict.devices import Cluster, Validated
 from harness.predict.forecast import Forecaster
 from harness.predict.ranking import Question, Ranked
@@ -195,7 +195,7 @@ def _plans(found: Sequence[Ranked], question: Question, validated: Validated | N
 def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any], top: int) -> dict[str, Any]:
     from harness.config import load_config
     from harness.experiment import prepare
-    from harness.limits import rank_memory_bytes
+    from harness.launches import make_forecaster
 
     if options.get("vocab"):
         raise InputError("--vocab is for a described cluster; here the vocabulary is that of the workload's data")
@@ -204,11 +204,9 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
         given["global_batch"] = (given["global_batch"],)
     experiment = prepare(load_config(None, {**given, "workload": workload, "set": tuple(pairs)}))
     store, world = Store(Path(options["results"])), experiment.world_size
-    held = rank_memory_bytes(experiment.config, experiment.hardware, world) or experiment.hardware.memory_bytes
-    device = machine.measured(_calibration(store, experiment.hardware.hardware_id, world), world, held)
-    forecaster = Forecaster(
-        device=device, workloads={size: (w, experiment.facts(w)) for size, w in experiment.workloads.items()}
-    )
+    calibration = _calibration(store, experiment.hardware.hardware_id, world)
+    forecaster = make_forecaster(experiment, calibration, compared=True)
+    held = forecaster.limit_bytes or experiment.hardware.memory_bytes
     rows = _taught(forecaster, store, experiment.hardware.hardware_id)
     points = [Point(size, plan) for size, space in experiment.spaces().items() for plan in space.grid()]
     forecaster.prepare(points)

@@ -50,6 +50,11 @@ def at_random(rng: random.Random) -> Chooser:
     return choose
 
 
+def on_grid(rng: random.Random) -> Chooser:
+    """Chooses at random, of a range one of its points."""
+    return lambda name, domain: rng.choice(points(domain))
+
+
 class Reader:
     """Chooses what a plan has; `seen` keeps each choice that its domain allowed.
 

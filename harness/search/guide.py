@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
-from itertools import islice
 from typing import Protocol
 
-from harness.search.choosers import Chooser, Domain, at_random
 from harness.search.spaces import Point, Spaces
-from strategies.base import Range, Setting
-
-MOST_CANDIDATES = 4000
-"""Points of the grid that are looked at; of a larger one so many are drawn."""
 
 
 class Guide(Protocol):
@@ -42,24 +35,13 @@ class Blind:
         return None
 
 
-def candidates(spaces: Spaces, rng: random.Random) -> list[Point]:
-    """Points of the grid that can run, all of them if they are not too many, each once."""
-    found = list(islice(spaces.grid(), MOST_CANDIDATES + 1))
-    if len(found) > MOST_CANDIDATES:
-        choose = _on_grid(rng)
-        drawn = (spaces.draw(choose) for _ in range(MOST_CANDIDATES))
-        found = [point for point in drawn if spaces.why_not(point) is None]
-    return list(dict.fromkeys(found))
-
-
-def first_points(spaces: Spaces, guide: Guide, signs: Sequence[float], seed: int) -> list[Point]:
+def first_points(spaces: Spaces, guide: Guide, signs: Sequence[float]) -> list[Point]:
     """What a guided search begins with: the plan predicted to be best of each way of using each strategy.
 
     Args:
         spaces: what is searched.
         guide: what is predicted.
         signs: 1 for each objective that is minimised, -1 for each that is maximised.
-        seed: of what is drawn.
     """
     costs: dict[Point, float] = {}
 
@@ -70,22 +52,8 @@ def first_points(spaces: Spaces, guide: Guide, signs: Sequence[float], seed: int
             costs[point] = sum(s * math.log(v) for s, v in zip(signs, values or (), strict=True)) if known else math.inf
         return costs[point]
 
-    grid = candidates(spaces, random.Random(seed))
-    guide.prepare(grid)
-    found = [point for point in grid if guide.why_not(point) is None]
+    guide.prepare(spaces.candidates)
+    found = [point for point in spaces.candidates if guide.why_not(point) is None]
     if not any(map(math.isfinite, map(cost, found))):
         return spaces.showcases()
     return spaces.best_showcases(found, cost)
-
-
-def _on_grid(rng: random.Random) -> Chooser:
-    """Chooses at random, of a range one of its points."""
-    choose = at_random(rng)
-
-    def answer(name: str, domain: Domain) -> Setting:
-        if isinstance(domain, Range):
-            value = rng.choice(domain.points)
-            return int(value) if domain.integer else float(value)
-        return choose(name, domain)
-
-    return answer

@@ -18,7 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.search.choosers import Domain, at_random
-from harness.search.guide import Guide, candidates
+from harness.search.guide import Guide
 from harness.search.ledger import distribution, point_of
 from harness.search.residual import Array, Residual, expected_improvement
 from harness.search.spaces import GLOBAL_BATCH_SIZE, Point, Spaces
@@ -42,7 +42,7 @@ class GuidedSampler(BaseSampler):
     def __init__(self, spaces: Spaces, guide: Guide, seed: int) -> None:
         self._spaces, self._guide = spaces, guide
         self._random, self._rng = RandomSampler(seed=seed), random.Random(seed)
-        self._grid: list[Point] | None = None
+        guide.prepare(spaces.candidates)
         self._predicted: dict[Point, tuple[float, ...] | None] = {}
         self._chosen: dict[int, dict[str, tuple[Domain, Setting]]] = {}
 
@@ -90,7 +90,7 @@ class GuidedSampler(BaseSampler):
         near = [p for p in self._near([p for p, _ in seen[-NEIGHBOURS:]]) if self._spaces.why_not(p) is None]
         open_points = [
             point
-            for point in dict.fromkeys((*self._candidates(), *near))
+            for point in dict.fromkeys((*self._spaces.candidates, *near))
             if point not in known and size in (None, point.global_batch_size) and self._guide.why_not(point) is None
         ]
         if not open_points:
@@ -142,12 +142,6 @@ class GuidedSampler(BaseSampler):
         if point not in self._predicted:
             self._predicted[point] = self._guide.values(point)
         return self._predicted[point]
-
-    def _candidates(self) -> Sequence[Point]:
-        if self._grid is None:
-            self._grid = candidates(self._spaces, self._rng)
-            self._guide.prepare(self._grid)
-        return self._grid
 
     def _near(self, points: Sequence[Point]) -> list[Point]:
         """Points that differ from finished ones in a few choices."""

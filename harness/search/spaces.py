@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from functools import cached_property
+from itertools import islice, zip_longest
 from typing import Any, NamedTuple
 
 from harness.plan import Plan
-from harness.search.choosers import Chooser, Domain
+from harness.search.choosers import Chooser, Domain, on_grid
 from harness.search.space import LAYOUT, Space
 from strategies.base import Setting
 
 GLOBAL_BATCH_SIZE = "global_batch_size"
+
+MOST_CANDIDATES = 4000
+"""Points of a larger grid that are drawn to be looked at."""
 
 
 class Point(NamedTuple):
@@ -96,6 +101,16 @@ class Spaces:
     def grid(self) -> Iterator[Point]:
         """Every point over the knobs' grid points that can run, in a fixed order, made as it is asked for."""
         return (Point(size, plan) for size, space in self._spaces.items() for plan in space.grid())
+
+    @cached_property
+    def candidates(self) -> tuple[Point, ...]:
+        """Points of the grid that can run, each once: all of them, or of many as many as can be looked at closely."""
+        found = list(islice(self.grid(), MOST_CANDIDATES + 1))
+        if len(found) > MOST_CANDIDATES:
+            choose = on_grid(random.Random(0))
+            drawn = (self.draw(choose) for _ in range(MOST_CANDIDATES))
+            found = [point for point in drawn if self.why_not(point) is None]
+        return tuple(dict.fromkeys(found))
 
     @property
     def finite(self) -> bool:

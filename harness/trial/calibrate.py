@@ -10,7 +10,7 @@ from harness.workloads.base import Workload
 from strategies.base import Facts
 
 
-def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
+def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts, *, anew: bool = False) -> dict[str, Any] | None:
     """What the machine multiplies and copies at most: from the store, or measured by one process now.
 
     Args:
@@ -18,12 +18,13 @@ def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[
         plan: one rank.
         workload: any.
         facts: those of a world of one rank.
+        anew: whether it is measured although it is known.
 
     Returns:
         What `harness.trial.peak` writes, with the number of usable cores; None if it could not be measured.
     """
     known = runner.store.peaks(runner.hardware_id) or {}
-    if "flops_per_s" in known:
+    if "flops_per_s" in known and not anew:
         return known
     from harness.trial import peak  # imports torch
 
@@ -34,7 +35,7 @@ def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[
     return found
 
 
-def ranks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any] | None:
+def ranks(runner: Runner, plan: Plan, workload: Workload, facts: Facts, *, anew: bool = False) -> dict[str, Any] | None:
     """What the ranks of a plan do at once: from the store, or measured now, in about 3 s.
 
     Args:
@@ -42,6 +43,7 @@ def ranks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[
         plan: any, of as many ranks as are asked about.
         workload: its shapes are measured.
         facts: those of that world.
+        anew: whether it is measured although it is known.
 
     Returns:
         What `harness.trial.calibration` writes; None if it could not be measured.
@@ -49,7 +51,7 @@ def ranks(runner: Runner, plan: Plan, workload: Workload, facts: Facts) -> dict[
     known = runner.store.peaks(runner.hardware_id) or {}
     by_size: dict[str, Any] = dict(known.get("interconnect", {}))
     size, shapes = str(plan.world_size), [facts.model.width, facts.model.hidden, facts.seq_len]
-    if by_size.get(size, {}).get("shapes") != shapes:
+    if anew or by_size.get(size, {}).get("shapes") != shapes:
         from harness.trial import calibration as measured  # imports torch
 
         found = runner.apart(plan, workload, facts, measured.main, measured.FILE)

@@ -69,7 +69,8 @@ def assert_a_sentence(reason: str) -> None:
 @pytest.mark.parametrize("settings", list(alone()))
 def test_a_strategy_follows_one_process(settings: Settings, laboratory: Laboratory) -> None:
     assert why_not(arranged(settings), model(settings)) is None
-    laboratory.follows(arranged(settings), model(settings))
+    row = laboratory.follows(arranged(settings), model(settings))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize("settings", list(pairs()))
@@ -84,9 +85,15 @@ def test_two_strategies_follow_one_process_or_say_why_they_cannot(settings: Sett
 @pytest.mark.parametrize("kind", [strategy.name for strategy in DATA])
 def test_data_tensor_and_pipeline_parallelism_compose_on_eight_ranks(kind: str, laboratory: Laboratory) -> None:
     settings: Settings = {"data_parallel": kind, "dp": 2, "tp": 2, "pp": 2, "micro_batch_size": 2}
-    laboratory.follows(settings, gpt(blocks=2))
+    row = laboratory.follows(settings, gpt(blocks=2))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize("kind", [strategy.name for strategy in DATA])
 def test_three_ranks_follow_one_process(kind: str, laboratory: Laboratory) -> None:
-    laboratory.follows({"data_parallel": kind, "dp": 3, "micro_batch_size": 1}, gpt(global_batch_size=6, blocks=3))
+    assert (
+        laboratory.follows({"data_parallel": kind, "dp": 3, "micro_batch_size": 1}, gpt(global_batch_size=6, blocks=3))[
+            "numerics"
+        ]
+        == "pass"
+    )

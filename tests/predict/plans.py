@@ -11,6 +11,20 @@ from harness.predict.shape import Shape
 
 MODEL = Shape(width=2048, layers=16, heads=16, kv_heads=16, hidden=8192, seq_len=1024, vocab=32000)
 
+LLAMA = Shape(
+    width=4096,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    hidden=14336,
+    gated=True,
+    seq_len=8192,
+    vocab=128256,
+    tied=False,
+    positions=False,
+)
+"""Llama-3.1-8B."""
+
 
 def setup(precision: str = "bf16_params", **given: Any) -> Setup:
     """A setup in a precision; two samples in a micro-batch unless given otherwise."""

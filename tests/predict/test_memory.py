@@ -7,8 +7,7 @@ from hypothesis import given
 from harness.predict.devices import device
 from harness.predict.memory import MemoryUse, in_flight, layer_bytes, peak_memory, stage_memory
 from harness.predict.setup import Setup, stage_layers
-from harness.predict.shape import Shape
-from tests.predict.plans import MODEL, setup, setups
+from tests.predict.plans import LLAMA, MODEL, setup, setups
 
 
 @pytest.mark.parametrize(
@@ -151,19 +150,7 @@ def test_many_plans_at_once_need_what_each_needs_alone() -> None:
 
 def test_a_published_run_needs_what_was_measured_within_a_tenth() -> None:
     """Llama-3.1-8B, two samples of 8,192 tokens on each of 128 H100: torchtitan publishes 67.0 GiB."""
-    llama = Shape(
-        width=4096,
-        layers=32,
-        heads=32,
-        kv_heads=8,
-        hidden=14336,
-        gated=True,
-        seq_len=8192,
-        vocab=128256,
-        tied=False,
-        positions=False,
-    )
     plan = setup(
         "fsdp_mixed", dp=128, data_parallel="zero3", activation_checkpoint="half", micro_batch=2, global_batch=256
     )
-    assert peak_memory(llama, plan).reserved / 2**30 == pytest.approx(67.0, rel=0.1)
+    assert peak_memory(LLAMA, plan).reserved / 2**30 == pytest.approx(67.0, rel=0.1)

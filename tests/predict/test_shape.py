@@ -6,20 +6,9 @@ from hypothesis import strategies as st
 from harness.errors import InputError
 from harness.predict.shape import Shape
 from strategies.base import ModelFacts
+from tests.predict.plans import LLAMA
 
 GPT2 = Shape(width=768, layers=12, heads=12, kv_heads=12, hidden=3072, seq_len=1024, vocab=50257, biases=True)
-LLAMA = Shape(
-    width=4096,
-    layers=32,
-    heads=32,
-    kv_heads=8,
-    hidden=14336,
-    gated=True,
-    seq_len=8192,
-    vocab=128256,
-    tied=False,
-    positions=False,
-)
 
 
 def test_gpt2_has_the_published_number_of_parameters() -> None:

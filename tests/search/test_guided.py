@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import random
-
 import optuna
 import pytest
 
 from harness.plan import Plan
 from harness.records import Outcome
 from harness.search.evaluation import Budget
-from harness.search.guide import Blind, candidates, first_points
+from harness.search.guide import Blind, first_points
 from harness.search.guided import GuidedSampler
 from harness.search.loop import run
 from harness.search.spaces import Point, Spaces
@@ -81,7 +79,7 @@ def test_the_sampler_itself_asks_for_no_plan_that_is_predicted_not_to_fit() -> N
 
 def test_a_search_begins_with_the_plan_predicted_best_of_each_way_of_using_each_strategy() -> None:
     spaces = Spaces(space())
-    found = first_points(spaces, Told(), (-1.0,), seed=0)
+    found = first_points(spaces, Told(), (-1.0,))
     shown = [point for point in found if spaces.why_not(point) is None]
     assert len(found) == len(set(found))
     assert {point.plan["data_parallel"] for point in shown} == {"ddp", "zero", "none"}
@@ -93,13 +91,12 @@ def test_a_search_begins_with_the_plan_predicted_best_of_each_way_of_using_each_
 
 def test_without_a_prediction_a_search_begins_with_the_showcases() -> None:
     spaces = Spaces(space())
-    assert first_points(spaces, Blind(), (-1.0,), seed=0) == spaces.showcases()
+    assert first_points(spaces, Blind(), (-1.0,)) == spaces.showcases()
 
 
 def test_of_a_large_grid_some_points_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.search.guide.MOST_CANDIDATES", 5)
-    found = candidates(Spaces(space()), random.Random(0))
-    assert 1 <= len(found) <= 5
+    monkeypatch.setattr("harness.search.spaces.MOST_CANDIDATES", 5)
+    assert 1 <= len(Spaces(space()).candidates) <= 5
 
 
 def test_a_killed_search_goes_on_without_trying_anything_twice() -> None:

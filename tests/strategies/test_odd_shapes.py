@@ -43,12 +43,16 @@ def images(count: int = 50) -> Cnn:
 
 @every_stage
 def test_tied_weights_under_data_parallelism(kind: str, laboratory: Laboratory) -> None:
-    laboratory.follows(divided(kind), gpt(tied=True, blocks=2))
+    row = laboratory.follows(divided(kind), gpt(tied=True, blocks=2))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize("more", [{}, {"sequence_parallel": True}, {"dp": 2, "data_parallel": "zero2"}])
 def test_tied_weights_under_tensor_parallelism(more: Settings, laboratory: Laboratory) -> None:
-    laboratory.follows({"tp": 2, "micro_batch_size": 2, **more}, gpt(tied=True, blocks=2, vocab=67))
+    assert (
+        laboratory.follows({"tp": 2, "micro_batch_size": 2, **more}, gpt(tied=True, blocks=2, vocab=67))["numerics"]
+        == "pass"
+    )
 
 
 def test_tied_weights_cannot_lie_on_two_stages() -> None:
@@ -57,7 +61,8 @@ def test_tied_weights_cannot_lie_on_two_stages() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in DATA_PARALLEL if kind not in ("ddp", "zero1-torch")])
 def test_a_weight_without_a_part_in_the_loss(kind: str, laboratory: Laboratory) -> None:
-    laboratory.follows(divided(kind), gpt(Spare, blocks=2))
+    row = laboratory.follows(divided(kind), gpt(Spare, blocks=2))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero1-torch"])
@@ -75,18 +80,23 @@ def test_ddp_says_that_a_weight_had_no_part_in_the_loss(kind: str, laboratory: L
 def test_sizes_that_tensor_parallelism_cannot_divide_evenly(
     tp: int, sizes: dict[str, Any], laboratory: Laboratory
 ) -> None:
-    laboratory.follows({"tp": tp, "micro_batch_size": 4}, gpt(**{"blocks": 2, **sizes}))
+    row = laboratory.follows({"tp": tp, "micro_batch_size": 4}, gpt(**{"blocks": 2, **sizes}))
+    assert row["numerics"] == "pass"
 
 
 def test_uneven_heads_and_vocabulary_with_a_divided_sequence(laboratory: Laboratory) -> None:
     sizes: dict[str, Any] = {"blocks": 2, "heads": 5, "width": 40, "vocab": 67, "seq": 24}
-    laboratory.follows({"tp": 3, "sequence_parallel": True, "micro_batch_size": 4}, gpt(**sizes))
+    assert (
+        laboratory.follows({"tp": 3, "sequence_parallel": True, "micro_batch_size": 4}, gpt(**sizes))["numerics"]
+        == "pass"
+    )
 
 
 @pytest.mark.parametrize(("schedule", "pp", "blocks"), [("1f1b", 2, 5), ("gpipe", 3, 4), ("interleaved", 2, 7)])
 def test_blocks_that_stages_cannot_share_evenly(schedule: str, pp: int, blocks: int, laboratory: Laboratory) -> None:
     settings: Settings = {"pp": pp, "pp_schedule": schedule, "micro_batch_size": 1}
-    laboratory.follows(settings, gpt(blocks=blocks, global_batch_size=6))
+    row = laboratory.follows(settings, gpt(blocks=blocks, global_batch_size=6))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize(
@@ -115,28 +125,35 @@ def test_what_cannot_be_divided_is_refused_with_its_values(
 
 @every_kind
 def test_more_micro_batches_than_buffers(kind: str, laboratory: Laboratory) -> None:
-    laboratory.follows(divided(kind, micro_batch_size=1), gpt(blocks=2))
+    row = laboratory.follows(divided(kind, micro_batch_size=1), gpt(blocks=2))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero1", "zero2"])
 def test_many_small_buckets(kind: str, laboratory: Laboratory) -> None:
-    laboratory.follows(divided(kind, bucket_mb=0.5), gpt(width=128))
+    row = laboratory.follows(divided(kind, bucket_mb=0.5), gpt(width=128))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize("kind", ["zero1", "zero2"])
 def test_without_overlap(kind: str, laboratory: Laboratory) -> None:
-    laboratory.follows(divided(kind, bucket_mb=0.5, **{f"{kind}_overlap": False}), gpt(width=128))
+    assert (
+        laboratory.follows(divided(kind, bucket_mb=0.5, **{f"{kind}_overlap": False}), gpt(width=128))["numerics"]
+        == "pass"
+    )
 
 
 @pytest.mark.parametrize("more", [{"blocks_per_unit": 3}, {"prefetch": 0}, {"prefetch": 4}])
 def test_units_and_prefetching(more: Settings, laboratory: Laboratory) -> None:
-    laboratory.follows(divided("zero3", **more), gpt())
+    row = laboratory.follows(divided("zero3", **more), gpt())
+    assert row["numerics"] == "pass"
 
 
 @every_kind
 def test_vectors_are_not_decayed_and_gradients_not_clipped_unless_asked(kind: str, laboratory: Laboratory) -> None:
     strong = OptimizerConfig(lr=1e-2, weight_decay=5.0, warmup_steps=1, clip_norm=0.0)
-    laboratory.follows(divided(kind), gpt(blocks=2, optimizer=strong))
+    row = laboratory.follows(divided(kind), gpt(blocks=2, optimizer=strong))
+    assert row["numerics"] == "pass"
 
 
 # -- a model that is no transformer

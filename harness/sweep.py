@@ -340,7 +340,7 @@ class Sweep:
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "wall_s": time.monotonic() - self.began,
             "training_s": self.launches.training_s,
-            "predicted": self.launches.forecaster.left_out(),
+            "candidates": self.launches.forecaster.left_out(),
             "stopped": summary.stopped if summary else None,
         }
         self.store.write_sweep_info(self.hardware_id, self.name, info)

@@ -427,7 +427,7 @@ def test_what_was_refused_and_what_was_launched_all_the_same_is_counted(make_vie
 
 
 def test_plans_that_the_search_left_out_as_too_large_are_counted(make_view: View) -> None:
-    found = prediction.data(make_view([predicted("a1")], predicted={"looked_at": 4000, "left_out": 1200}))
+    found = prediction.data(make_view([predicted("a1")], candidates={"looked_at": 4000, "left_out": 1200}))
     assert "Of 4,000 plans that the search looked at, 1,200 were left out as too large." in found.reading
 
 

@@ -82,8 +82,8 @@ def data(view: SweepView) -> Prediction | None:
     doubted = tuple((view.label(row), row["outcome"] in USABLE) for row in over)
     if not pairs and not refused:
         return None
-    left_out = view.info.get("predicted") or {}
-    return Prediction(pairs, refused, doubted, " ".join((_reading(pairs, refused, doubted), _left_out(left_out))))
+    said = filter(None, (_reading(pairs, refused, doubted), _left_out(view.info.get("candidates") or {})))
+    return Prediction(pairs, refused, doubted, " ".join(said))
 
 
 def draw(prediction: Prediction) -> Chart:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,8 +38,8 @@ PRECISION = "bf16_params"
 """Number format of plans for which none is given: 16-bit weights with fp32 masters, as large models are trained."""
 SAMPLES_A_DEVICE = 4
 """Samples of a global batch for each device, where none is given and the workload's own is smaller."""
-LARGER = 64
-"""How many times the devices are looked for at most, when a model is too large."""
+LARGER = (2, 4, 8, 16, 32, 64)
+"""How many times the nodes are looked at when a model is too large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,8 @@ def plans(question: Question) -> list[Plan]:
     registry = [s for name, s in strategies.registry().items() if name not in strategies.OPT_IN]
     knobs = strategies.knobs(strategies.registry().values())
     usual = {knob.name: knob.default for knob in knobs if knob.name not in SEARCHED}
-    usual = {"precision": PRECISION, **{k: v for k, v in usual.items() if k != "precision"}, **question.fixed}
-    space = Space(registry, knobs, question.facts, fixed=usual, registered=tuple(strategies.registry().values()))
+    fixed = {**usual, "precision": PRECISION, **question.fixed}
+    space = Space(registry, knobs, question.facts, fixed=fixed, registered=tuple(strategies.registry().values()))
     inside = question.cluster.device.devices_per_node
     found = [plan for plan in space.grid() if int(plan["tp"]) <= inside or "tp" in question.fixed]
     if not found:
@@ -198,7 +198,7 @@ def _too_large(question: Question, ranked: Sequence[Ranked]) -> str:
         f"no plan of {question.name} fits {question.cluster.devices} x {device.name}: the leanest needs "
         f"{least / 2**30:,.1f} GiB on a device of {device.memory_bytes / 2**30:,.0f} GiB"
     )
-    for factor in _powers(LARGER):
+    for factor in LARGER:
         larger = replace(question.cluster, nodes=question.cluster.nodes * factor)
         wider = replace(question, cluster=larger, global_batch=max(question.global_batch, larger.devices))
         try:
@@ -207,14 +207,7 @@ def _too_large(question: Question, ranked: Sequence[Ranked]) -> str:
             continue
         if found and found[0].fits:
             return f"{said}; {larger.devices} devices would do"
-    return f"{said}; not even {LARGER} times as many devices would do"
-
-
-def _powers(most: int) -> Iterator[int]:
-    factor = 2
-    while factor <= most:
-        yield factor
-        factor *= 2
+    return f"{said}; not even {LARGER[-1]} times as many devices would do"
 
 
 def settings(plan: Plan) -> dict[str, Setting]:

@@ -26,6 +26,8 @@ from strategies.base import Setting
 
 NEIGHBOURS = 64
 """Points near the best ones that are looked at besides: numbers of a range lie between the points of the grid."""
+FAILED = math.log(2.0)
+"""How much worse than the worst plan one counts that failed."""
 TRUSTED = 400
 """Trials that are learnt from, the latest ones."""
 
@@ -112,7 +114,7 @@ class GuidedSampler(BaseSampler):
     ) -> Array:
         """Expected improvement of each candidate; several objectives are weighed anew each time (Knowles 2006, ParEGO).
 
-        A plan that failed counts as as bad as the worst one, so that plans like it are left for later.
+        A plan that failed counts as twice as bad as the worst one, so that plans like it are left for later.
         """
 
         def scalar(values: Sequence[float] | None) -> float:
@@ -124,9 +126,9 @@ class GuidedSampler(BaseSampler):
         predicted = [scalar(self._value(point)) for point, _ in seen]
         usual = float(np.mean(measured)) if measured else 0.0
         guess = [usual if math.isnan(value) else value for value in predicted]
-        worst = max(measured, default=0.0)
         bad = [scalar(self._value(point)) for point in failed]
         bad = [usual if math.isnan(value) else value for value in bad]
+        worst = max(measured or bad, default=0.0) + FAILED
         residual = Residual(
             [_features(point) for point in (*(point for point, _ in seen), *failed)],
             [*(m - g for m, g in zip(measured, guess, strict=True)), *(max(worst - b, 0.0) for b in bad)],

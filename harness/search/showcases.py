@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from harness.plan import Plan, complete
 from harness.search.choosers import contains
 from harness.search.layout import Layout
-from strategies.base import Knob, Setting, Strategy
+from strategies.base import Knob, Setting, Slot, Strategy
+
+ADDED = (Slot.QUANTIZATION, Slot.CHECKPOINT, Slot.COMPILE, Slot.EXTRA)
+"""What can be added to any plan: left out of the showcases of other strategies, so that these can be compared."""
 
 if TYPE_CHECKING:
     from harness.search.space import Space
@@ -44,7 +47,7 @@ def best(space: Space, candidates: Iterable[Plan], cost: Callable[[Plan], float]
     found = usual[:1]
     for strategy in space.strategies:
         for wanted in strategy.showcases(space.facts):
-            plan = next((plan for plan in known if _shows(plan, strategy, wanted)), None) or _fill(space, wanted)
+            plan = next((p for p in known if _shows(space, p, strategy, wanted)), None) or _fill(space, wanted)
             found += [] if plan is None else [plan]
     return list(dict.fromkeys(found))
 
@@ -54,9 +57,12 @@ def _coarse(cost: float) -> float:
     return cost if math.isinf(cost) else round(100 * cost)
 
 
-def _shows(plan: Plan, strategy: Strategy, wanted: Mapping[str, Setting]) -> bool:
+def _shows(space: Space, plan: Plan, strategy: Strategy, wanted: Mapping[str, Setting]) -> bool:
+    """Whether a plan shows a strategy, and nothing beside it that could be had without it."""
     knobs = ((name, value) for name, value in wanted.items() if name not in Layout._fields)
-    return strategy.active(plan) and all(plan.get(name) == value for name, value in knobs)
+    added = (other for other in space.strategies if other.slot in ADDED and other is not strategy)
+    shown = strategy.active(plan) and all(plan.get(name) == value for name, value in knobs)
+    return shown and not any(other.active(plan) for other in added)
 
 
 def _fill(space: Space, wanted: Mapping[str, Setting]) -> Plan | None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from harness.search.space import Space
 from harness.search.spaces import Spaces
+from strategies import registry
 from tests.search.fakes import space
+from tests.tiny import facts, gpt, knobs
 
 
 def shown(*names, **options):
@@ -65,3 +68,15 @@ def test_several_global_batches_take_turns() -> None:
 def test_a_global_batch_that_cannot_show_a_strategy_passes_its_turn() -> None:
     both = Spaces({size: space("ddp", "tensor", global_batch_size=size) for size in (3, 8)})
     assert [(p.global_batch_size, p.plan["data_parallel"]) for p in both.showcases()] == [(8, "ddp"), (8, "none")]
+
+
+def test_the_best_plan_of_a_strategy_shows_nothing_that_could_be_added_to_any() -> None:
+    every = tuple(registry().values())
+    searched = Space(every, knobs(), facts(gpt(), 2), registered=every)
+    found = searched.best_showcases(
+        [point.plan for point in Spaces(searched).candidates],
+        lambda plan: 0.0 if plan["activation_checkpoint"] == "full" else 1.0,
+    )
+    added = [(plan["activation_checkpoint"], plan["quantization"], plan["compile"]) for plan in found]
+    assert all(sum(value not in ("none", False) for value in values) <= 1 for values in added)
+    assert {"full", "selective", "nth"} <= {checkpoint for checkpoint, _, _ in added}

@@ -295,17 +295,15 @@ class _Ddp(nn.Module):
             def hook(parameter: torch.Tensor) -> None:
                 grad = parameter.grad
                 assert grad is not None
+                if not self._sync:  # the reducer sleeps: gradients add up outside of the buckets
+                    return
+                view.copy_(grad)
                 if self._views:
-                    if grad is not view:
-                        view.copy_(grad)
-                        parameter.grad = view
-                elif self._sync:
-                    view.copy_(grad)
-                if self._sync:
-                    arrived.append(1)
-                    if len(arrived) == len(members):
-                        arrived.clear()
-                        self._reduce(bucket)
+                    parameter.grad = view
+                arrived.append(1)
+                if len(arrived) == len(members):
+                    arrived.clear()
+                    self._reduce(bucket)
 
             return hook
 

@@ -64,6 +64,14 @@ def test_what_is_divided_is_held_in_parts() -> None:
     assert zero3["params"] == pytest.approx(ddp["params"] / 2, rel=0.05)
 
 
+def test_gradients_that_add_up_over_micro_batches_lie_beside_the_buckets() -> None:
+    once_a_step, four = (traced({**WORLD["ddp"], "micro_batch_size": size}, width=256) for size in (4, 1))
+    # A quarter of the samples at once, and yet more that is no gradient yet: sums that lie outside of the buckets.
+    assert four.memory["activations"] > once_a_step.memory["activations"]
+    assert four.memory["activations"] > four.memory["grads"]
+    assert four.collectives["all_reduce"] == once_a_step.collectives["all_reduce"]
+
+
 def test_checkpointing_holds_fewer_activations() -> None:
     assert traced(WORLD["full"]).memory["activations"] < traced(WORLD["ddp"]).memory["activations"]
 

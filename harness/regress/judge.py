@@ -128,7 +128,9 @@ class _Case:
         self.slope = control_slope([c for _, c in known], [v for v, _ in known]) if metric.kind == "time" else 0.0
         self.canary_middle = trimmed_mean([c for _, c in known]) if known else 0.0
         self.baseline = [self._controlled(value, canary) for value, canary in pairs]
+        self.uncontrolled = series.values
         screening = tonight.screened()
+        self.measured = None if screening is None else session_value(screening, plan, metric)
         self.now = None if screening is None else self._value(screening)
         self.versions = versions(tonight.environment)
         self.losses = past.losses(suite, plan, metric, entries, self.versions) if metric.kind == "loss" else []
@@ -161,6 +163,8 @@ class _Case:
             verdict, why, evidence = self._loss(self.now).told()
             wrong = verdict in (Verdict.CONFIRMED, Verdict.IMPROVED)
             return self._say(verdict, why, since=self._since() if wrong else None, **evidence)
+        if moved is not None and self.metric.kind == "time" and (self.suspicious() or self._moved_with(moved)):
+            return self._machine(moved)
         if not self.suspicious():
             return self._say(Verdict.PASS, "it lies where the baseline's nights lie")
         better = not self._above(self.now)
@@ -169,9 +173,24 @@ class _Case:
             return self._say(Verdict.SUSPECT, "it lies outside the baseline's nights, and nothing was measured again")
         sign = -1.0 if better else 1.0
         found = confirm([sign * value for value in self.baseline], [sign * value for value in fresh])
-        return self._confirmed(found, better, moved, trimmed_mean(fresh))
+        return self._confirmed(found, better, trimmed_mean(fresh))
 
-    def _confirmed(self, found: Confirmed, better: bool, moved: float | None, now: float) -> Finding:
+    def _moved_with(self, moved: float) -> bool:
+        """Whether the time itself, whose share of the canary's change is not taken off, lies outside the baseline's."""
+        assert self.measured is not None
+        sign = math.copysign(1.0, moved)
+        return screen([sign * value for value in self.uncontrolled], sign * self.measured)
+
+    def _machine(self, moved: float) -> Finding:
+        """A night in which the canary moved is no place to judge a time."""
+        assert self.measured is not None
+        change = self.measured - trimmed_mean(self.uncontrolled)
+        word = "slower" if moved > 0 else "faster"
+        why = f"the canary, a plain matrix product and copy, is {abs(moved):.1%} {word}: the machine changed"
+        found = self._say(Verdict.ENV_CHANGE, why, effect=math.expm1(change))
+        return replace(found, value=self._shown(self.measured))
+
+    def _confirmed(self, found: Confirmed, better: bool, now: float) -> Finding:
         floor = self.suite.floor(self.metric.name)
         if self.metric.kind == "time":
             floor = max(floor, SMALLEST_EFFECT)
@@ -180,10 +199,6 @@ class _Case:
         if found.p >= LEVEL or not enough:
             why = "the night lay outside the baseline's, but fresh sessions do not confirm it"
             return self._say(Verdict.PASS if better else Verdict.SUSPECT, why, **evidence)
-        if moved is not None and self.metric.kind == "time":
-            word = "slower" if moved > 0 else "faster"
-            why = f"the canary, a plain matrix product and copy, is {abs(moved):.1%} {word} too: the machine changed"
-            return self._say(Verdict.ENV_CHANGE, why, **evidence)
         sessions = sum(session.purpose == CONFIRM for session in self.tonight.sessions)
         word = "better" if better else "worse"
         why = f"{sessions} fresh sessions are {abs(found.effect):.1%} {word} than the baseline (p = {found.p:.1g})"

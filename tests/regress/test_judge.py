@@ -75,8 +75,19 @@ def test_a_machine_that_is_slower_as_a_whole_is_said_to_be_one() -> None:
     tonight = world.tonight(30)
     assert canary_moved(past, tonight) == pytest.approx(0.5, abs=0.02)
     findings = judged(world, past, tonight)
-    assert Verdict.CONFIRMED not in verdicts(findings).values()
+    assert set(verdicts(findings).values()) == {Verdict.ENV_CHANGE}
+    assert findings[0].effect == pytest.approx(0.5, abs=0.1)
+    assert findings[0].value == pytest.approx(1.5, abs=0.1)
     assert exit_code(findings) == 0
+
+
+@pytest.mark.parametrize(("canary", "seconds"), [(0.0104, 1.0), (0.0096, 1.0), (0.0104, 1.04)])
+def test_where_the_canary_moved_no_time_is_judged(canary: float, seconds: float) -> None:
+    world = World(4, noise=0.005)
+    past = world.past(30)
+    tonight = night(30, [session({plan: {"step_time_s": [seconds] * 3} for plan in SUITE.plans}, canary=canary)])
+    world.machine = canary / 0.01
+    assert set(verdicts(judged(world, past, tonight)).values()) == {Verdict.ENV_CHANGE}
 
 
 def test_a_canary_that_moves_excuses_no_change_of_memory() -> None:

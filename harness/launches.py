@@ -18,6 +18,7 @@ from harness.predict import machine
 from harness.predict.forecast import Forecaster
 from harness.records import Outcome, Role
 from harness.search.evaluation import Evaluation, Recorded, Ticket
+from harness.search.probes import probes
 from harness.search.spaces import Point
 from harness.standings import Row
 from harness.store import Store
@@ -80,12 +81,13 @@ class Calibrated:
     """See `harness.trial.calibration`."""
 
 
-def calibrated(experiment: Experiment, runner: Runner, *, anew: bool = False) -> Calibrated:
+def calibrated(experiment: Experiment, runner: Runner, *, probed: bool = True, anew: bool = False) -> Calibrated:
     """What the machine can do, measured where it is not known; the runner's trials are judged by its peak from now on.
 
     Args:
         experiment: whose shapes and ranks count.
         runner: what launches.
+        probed: whether short trainings are measured too, from which step times are predicted.
         anew: whether it is measured although it is known.
     """
     workload, world = next(iter(experiment.workloads.values())), experiment.world_size
@@ -93,7 +95,9 @@ def calibrated(experiment: Experiment, runner: Runner, *, anew: bool = False) ->
     peak = calibrate.peaks(runner, alone, workload, facts, anew=anew)
     runner.peaks = Peaks(devices=tuple(device.name for device in experiment.hardware.devices), measured=peak)
     plan = experiment.plan({"dp": world, "micro_batch_size": 1})
-    return Calibrated(peak, calibrate.ranks(runner, plan, workload, experiment.facts(workload), anew=anew))
+    facts = experiment.facts(workload)
+    asked = probes(experiment) if probed else ()
+    return Calibrated(peak, calibrate.ranks(runner, plan, workload, facts, probes=asked, anew=anew))
 
 
 @dataclass(frozen=True)

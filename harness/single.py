@@ -56,7 +56,7 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
         runner = make_runner(experiment, launcher, store, config.name or "runs")
         facts, alone = experiment.facts(workload), experiment.reference_plan(workload)
         runner.reference(alone, workload, replace(facts, world_size=1), REFERENCE_STEPS)
-        calibrated(experiment, runner)
+        calibrated(experiment, runner, probed=False)
         return runner.run(plan, workload, facts, profile=runner.profile(plan, workload, facts))
 
 

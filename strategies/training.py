@@ -203,13 +203,17 @@ class Training:
         self.engine.set_lr(self.config.lr_at(step))
         loss, metric = self.forward_backward(inputs, targets)
         self.engine.finish_gradients()
+        return StepResult(loss, metric, self.update())
+
+    def update(self) -> torch.Tensor:
+        """Clip the gradients, update the parameters; the norm of the gradient before clipping."""
         scale = self.loss_scale.value if self.loss_scale else 1.0
         grad_norm = self.engine.norm() / scale
         if self.loss_scale is None or self.loss_scale.accepts(grad_norm):
             self._clip(grad_norm, scale)
             self.engine.step()
         self.engine.zero_gradients()
-        return StepResult(loss, metric, grad_norm)
+        return grad_norm
 
     def _clip(self, grad_norm: torch.Tensor, scale: float) -> None:
         factor = torch.ones_like(grad_norm)

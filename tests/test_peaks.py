@@ -11,6 +11,7 @@ from harness.store import Store
 from harness.trial import calibrate
 from harness.trial.job import Deadlines
 from harness.trial.runner import Runner
+from harness.workloads.cnn import Cnn, load_digits
 from tests.tiny import facts, gpt, plan
 
 MEASURED = {"flops_per_s": {"fp32": 1e11, "bf16": 2e11}}
@@ -133,3 +134,29 @@ def test_what_cannot_be_measured_is_none(launcher: Launcher, tmp_path: Path) -> 
     made.deadlines = Deadlines(start=0.0, step=1.0)
     assert calibrate.peaks(made, plan({"micro_batch_size": 1}), workload, facts(workload, 1)) is None
     assert made.store.peaks("hw") is None
+
+
+def test_short_trainings_are_measured_once_and_kept_when_others_are_asked_for(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    made = runner(launcher, tmp_path)
+    workload, pair = gpt(), plan({"dp": 2, "micro_batch_size": 1})
+    asked = [plan({"micro_batch_size": 2}), plan({"dp": 2, "data_parallel": "zero3"}), plan({"tp": 2})]
+    found = calibrate.ranks(made, pair, workload, facts(workload, 2), probes=asked)
+    assert found is not None
+    assert [row["plan"] for row in found["probes"]] == [dict(of) for of in asked]
+    assert all(row["pass_s"] > 0 and row["update_s"] > 0 for row in found["probes"])
+    assert (found["probed_shape"]["layers"], found["probed_shape"]["width"]) == (2, workload.width)
+    assert calibrate.ranks(made, pair, workload, facts(workload, 2), probes=asked[:2]) == found
+    assert calibrate.ranks(made, pair, workload, facts(workload, 2)) == found
+    more = calibrate.ranks(made, pair, workload, facts(workload, 2), probes=[plan({"precision": "bf16"})])
+    assert more is not None
+    assert [row["plan"] for row in more["probes"]] == [dict(plan({"precision": "bf16"})), *map(dict, asked)]
+
+
+def test_a_model_without_blocks_has_no_short_trainings(launcher: Launcher, tmp_path: Path) -> None:
+    made = runner(launcher, tmp_path)
+    workload, alone = Cnn(name="cnn", global_batch_size=8, digits=load_digits()), plan({"micro_batch_size": 1})
+    found = calibrate.ranks(made, alone, workload, facts(workload, 1), probes=[alone])
+    assert found is not None
+    assert "probes" not in found

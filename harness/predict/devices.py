@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.errors import InputError, UnknownNameError
 from harness.predict.shape import Number
+
+if TYPE_CHECKING:
+    from harness.predict.probes import Probes
 
 FOLDER = Path(__file__).with_name("devices")
 
@@ -94,6 +97,8 @@ class Device:
     """Where the efficiency is from."""
     validated: Validated | None = None
     """None if no run of this device was compared with its prediction."""
+    probes: Probes | None = None
+    """Short trainings that were measured on it."""
 
     def peak(self, compute: Any) -> Number:
         """Dense peak in FLOP/s for a number format, or for an array of them.

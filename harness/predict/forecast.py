@@ -24,13 +24,10 @@ from strategies.base import Facts
 
 LAUNCHED_ANYWAY = 20
 """Of so many plans that are predicted not to fit one is launched, to know how often that is wrong."""
-DOUBT = 1.1
-"""A plan is refused when its predicted peak is above the limit by more than this factor, until trials have shown how
-far predictions are off."""
+SURELY = 1.645
+"""Standard deviations that a predicted peak must lie above the limit for its plan to be refused: wrong once in 20."""
 CLEARLY = 2.0
 """A plan whose closed form is so many times below the limit, by the worst error seen, is not looked at closer."""
-SURE = 8
-"""Trials from which it is known how far predictions of memory are off."""
 LEARNT_FROM = 200
 """Latest trials that predictions are corrected by."""
 
@@ -44,6 +41,8 @@ class Forecast:
     """Tensors of the worst rank; trials correct it towards what is measured."""
     memory: MemoryUse
     """Its parts by the closed form, not corrected."""
+    memory_deviation: float = 0.0
+    """How far the peak may be off: the standard deviation of its logarithm."""
 
 
 @dataclass(kw_only=True)
@@ -119,12 +118,15 @@ class Forecaster:
         if point not in self._corrected:  # together, because one by one takes a hundred times as long
             found = {p: c for p, c in self._closed.items() if c is not None and p not in self._corrected}
             plans = [p.plan for p in found]
-            for p, seconds, memory in zip(found, self._time.at(plans)[0], self._memory.at(plans)[0], strict=True):
+            memories, deviations = self._memory.at(plans)
+            deviations = np.sqrt(deviations**2 + self._memory.noise)
+            for p, seconds, memory, deviation in zip(found, self._time.at(plans)[0], memories, deviations, strict=True):
                 closed = found[p]
                 self._corrected[p] = replace(
                     closed,
                     step_time_s=closed.step_time_s * math.exp(seconds),
                     peak_memory_bytes=closed.peak_memory_bytes * math.exp(memory),
+                    memory_deviation=float(deviation),
                 )
         return self._corrected[point]
 
@@ -171,15 +173,14 @@ class Forecaster:
         return tuple(by_column[column] for column, _ in OBJECTIVES[self.objective])
 
     def why_not(self, point: Point) -> str | None:
-        """Whether the plan is predicted not to fit; one of twenty such plans is launched anyway."""
+        """Whether the plan surely does not fit, as predicted; one of twenty such plans is launched anyway."""
         if self.limit_bytes is None or int(point.plan.plan_id, 16) % LAUNCHED_ANYWAY == 0:
             return None
         closed = self.closed(point)
         if closed is None or closed.peak_memory_bytes * self._most * CLEARLY <= self.limit_bytes:
             return None
         found = self.forecast(point)
-        doubt = 1.0 if len(self._seen) >= SURE else DOUBT
-        if found is None or found.peak_memory_bytes <= self.limit_bytes * doubt:
+        if found is None or found.peak_memory_bytes * math.exp(-SURELY * found.memory_deviation) <= self.limit_bytes:
             return None
         need, limit = found.peak_memory_bytes / 2**20, self.limit_bytes / 2**20
         return f"it is predicted to need {need:,.0f} MiB on the worst rank, but a rank may hold {limit:,.0f} MiB"

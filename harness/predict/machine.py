@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from harness.predict.devices import Device, Efficiency
+from harness.predict.probes import Probes
 
 OPERATORS_A_LAYER = 120
 """Operators that the host launches for a layer's forward and backward pass."""
@@ -35,9 +37,11 @@ def measured(calibration: Mapping[str, Any], world_size: int, memory_bytes: int)
     peaks = {name: _peak([p for p in products if p["format"] == name], half_dim) for name in formats}
     tables = calibration.get("collectives")
     latency, bandwidth = (0.0, math.inf) if tables is None else _line(tables["all_reduce"], world_size)
+    if tables is not None and "send" in tables:  # gloo's own all-reduce begins late, and strategies send point to point
+        latency = min(latency, tables["send"][0][1])
     rounds = max(1.0, math.log2(world_size))
     operator = float(calibration["operator_s"])
-    return Device(
+    device = Device(
         name="this machine",
         memory_bytes=memory_bytes,
         peak_flops=peaks | {"fp16": peaks["bf16"]},
@@ -64,6 +68,7 @@ def measured(calibration: Mapping[str, Any], world_size: int, memory_bytes: int)
         ),
         fitted="this machine's own calibration",
     )
+    return replace(device, probes=Probes.of_json(calibration, device))
 
 
 def _attention_share(calibration: Mapping[str, Any], peaks: Mapping[str, float]) -> float:

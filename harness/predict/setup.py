@@ -78,6 +78,10 @@ class Setup:
     """gpipe, 1f1b or interleaved."""
     stages_per_rank: Number = 1
     """Stages that each rank of an interleaved schedule holds; 1 for the others."""
+    variant: Any = ""
+    """Which of several ways of the same data parallelism: flat, torch or fsdp2."""
+    precision: Any = "fp32"
+    """One of PRECISIONS."""
     weight_bytes: Number = 4.0
     gradient_bytes: Number = 4.0
     optimizer_bytes: Number = 8.0
@@ -143,6 +147,7 @@ class Setup:
             "tp": int(plan.get("tp", 1)),
             "pp": pp,
             "data_parallel": kind,
+            "variant": str(plan.get(f"{kind}_impl", "")),
             "schedule": schedule,
             "stages_per_rank": 2 if pp > 1 and schedule == "interleaved" else 1,
             "micro_batch": int(plan.get("micro_batch_size", 1)),
@@ -210,12 +215,14 @@ def _formats(plan: Mapping[str, Any], kind: str) -> dict[str, Any]:
         raise UnknownNameError("precision", precision, PRECISIONS)
     fsdp = kind == "zero3" or plan.get("zero2_impl") == "fsdp2"
     flat = (kind == "zero1" and plan.get("zero1_impl", "flat") == "flat") or (kind == "zero2" and not fsdp)
-    formats = PRECISIONS["fsdp_mixed" if fsdp and precision == "bf16_params" else precision]
+    precision = "fsdp_mixed" if fsdp and precision == "bf16_params" else precision
+    formats = PRECISIONS[precision]
     moments = MOMENTS.get(quantization)
     optimizer = formats.optimizer if moments is None else formats.optimizer - 8 + moments
     reduce = 2.0 if plan.get("reduce_dtype") == "bf16" else formats.reduce
     return {
         **format_fields(formats),
+        "precision": precision,
         "optimizer_bytes": optimizer,
         "reduce_bytes": reduce,
         # Flat buckets sum gradients in the format in which they send them.

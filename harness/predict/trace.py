@@ -11,8 +11,8 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +36,8 @@ from strategies.training import Training
 
 DEEP = 12
 """Blocks of a rank from which two shallower models are traced instead, and the rest is linear in the blocks."""
+MANY = 4
+"""Likewise of micro-batches, for each pipeline stage: with more than so many all that grows is linear in them."""
 STEPS = 3
 """Steps that are run; the last is watched, since the first two make what is kept from step to step."""
 
@@ -87,42 +89,71 @@ def worst_rank(workload: Workload, plan: Settings, facts: Facts) -> Traced:
         RuntimeError: torch.distributed is in use by this process.
     """
     per_stage = math.prod(int(plan[axis]) for axis in ("dp", "tp"))
-    ranks = [stage * per_stage for stage in range(int(plan["pp"]))]
+    # The first stage has the embedding, most blocks and most micro-batches in flight, the last one the logits.
+    ranks = dict.fromkeys((0, (int(plan["pp"]) - 1) * per_stage))
     return max((rank_of(workload, plan, facts, rank) for rank in ranks), key=lambda traced: traced.peak_bytes)
 
 
 def rank_of(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
-    """What one rank does; of a deep model, from two shallower ones."""
+    """What one rank does; of a deep model or of many micro-batches, from shallower models and fewer micro-batches."""
+    parts: list[tuple[float, Traced]] = []
+    for share, fewer in _in_batches(workload, plan):
+        its = replace(facts, global_batch_size=fewer.global_batch_size)
+        for weight, shallow in _in_depth(fewer, plan, its, rank):
+            model = replace(its, model=shallow.facts())
+            parts.append((share * weight, once(shallow, plan, model, rank)))
+    return parts[0][1] if len(parts) == 1 else _sum(rank, parts)
+
+
+def _in_batches(workload: Workload, plan: Settings) -> list[tuple[float, Workload]]:
+    """Workloads of fewer micro-batches with the weights that make the asked one of them."""
+    one, pp = int(plan["dp"]) * int(plan["micro_batch_size"]), int(plan["pp"])
+    count = workload.global_batch_size // one
+    if count <= MANY * pp:
+        return [(1.0, workload)]
+    fewer, more = ((MANY - 2) * pp, (MANY - 1) * pp)
+    return _line(count, (fewer, more), lambda n: replace(workload, global_batch_size=n * one))
+
+
+def _in_depth(workload: Workload, plan: Settings, facts: Facts, rank: int) -> list[tuple[float, Workload]]:
+    """Shallower workloads, likewise."""
     held = _blocks_of(facts, plan, rank)
     if held < DEEP or not hasattr(workload, "blocks"):
-        return once(workload, plan, facts, rank)
+        return [(1.0, workload)]
     stages = int(plan["pp"]) * pipeline_parallel.STAGES_PER_RANK.get(str(plan.get("pp_schedule")), 1)
-    found = []
+    by_count: dict[int, Workload] = {}
     for blocks in (4, 8):
         shallow = replace(workload, blocks=blocks * stages)  # type: ignore[call-arg]
-        its = replace(facts, model=shallow.facts())
-        found.append((_blocks_of(its, plan, rank), once(shallow, plan, its, rank)))
-    (fewer, one), (more, two) = found
-    share = (held - fewer) / (more - fewer)
+        by_count[_blocks_of(replace(facts, model=shallow.facts()), plan, rank)] = shallow
+    fewer, more = by_count
+    return _line(held, (fewer, more), by_count.__getitem__)
 
-    def line(first: float, second: float) -> float:
-        return first + (second - first) * share
 
-    nothing = (0.0, 0.0)
+def _line(at: int, ends: tuple[int, int], made: Callable[[int], Workload]) -> list[tuple[float, Workload]]:
+    """Both ends with the weights that make a line through them at `at`."""
+    share = (at - ends[0]) / (ends[1] - ends[0])
+    return [(1 - share, made(ends[0])), (share, made(ends[1]))]
+
+
+def _sum(rank: int, parts: Sequence[tuple[float, Traced]]) -> Traced:
+    """Traces added up, each times its weight."""
+    memory: defaultdict[str, float] = defaultdict(float)
+    operators: defaultdict[Operator, float] = defaultdict(float)
+    sent: defaultdict[str, float] = defaultdict(float)
+    calls: defaultdict[str, float] = defaultdict(float)
+    for weight, traced in parts:
+        for name, size in traced.memory.items():
+            memory[name] += weight * size
+        for operator, count in traced.operators.items():
+            operators[operator] += weight * count
+        for name, (size, count) in traced.collectives.items():
+            sent[name] += weight * size
+            calls[name] += weight * count
     return Traced(
         rank=rank,
-        memory={name: line(size, two.memory[name]) for name, size in one.memory.items()},
-        operators={
-            operator: line(one.operators.get(operator, 0.0), two.operators.get(operator, 0.0))
-            for operator in {**one.operators, **two.operators}
-        },
-        collectives={
-            name: (
-                line(one.collectives.get(name, nothing)[0], two.collectives.get(name, nothing)[0]),
-                line(one.collectives.get(name, nothing)[1], two.collectives.get(name, nothing)[1]),
-            )
-            for name in {**one.collectives, **two.collectives}
-        },
+        memory=dict(memory),
+        operators=dict(operators),
+        collectives={name: (sent[name], calls[name]) for name in sent},
     )
 
 

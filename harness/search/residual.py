@@ -45,6 +45,8 @@ class Residual:
     """
 
     def __init__(self, plans: Sequence[Settings], errors: Sequence[float]) -> None:
+        self.noise = max(NOISE)
+        """Variance of a measurement."""
         self._plans = list(plans)
         self._errors = np.asarray(errors, dtype=np.float64)
         if not self._plans:
@@ -59,6 +61,7 @@ class Residual:
             if likely > best:
                 best = likely
                 self._variances, self._factor, self._weights = (alone, together), factor, weights
+                self.noise = noise
 
     def at(self, plans: Sequence[Settings]) -> tuple[Array, Array]:
         """(mean, standard deviation) of the error at these plans, `[plans]` each."""

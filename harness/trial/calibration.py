@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from harness.plan import Plan
+from harness.trial import probe
 from harness.trial.job import Job
 from harness.trial.rank import device_of, join
 from strategies import collectives
@@ -22,6 +24,8 @@ from strategies import collectives
 FILE = "calibration.json"
 SECONDS = 0.01
 """How long each operation is repeated, in s; about thirty of them are measured."""
+PROBES_S = 15.0
+"""No short training is begun after so many seconds of them."""
 FEWEST, MOST = 3, 50
 BATCHES = (1, 8)
 """Samples whose tokens are the rows of products."""
@@ -32,8 +36,14 @@ LARGEST_DEVICE = 1 << 28
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def main(job: Job, rank: int) -> None:
-    """Write what was measured into the job's folder; the first rank does."""
+def main(job: Job, rank: int, plans: Sequence[Plan] = ()) -> None:
+    """Write what was measured into the job's folder; the first rank does.
+
+    Args:
+        job: whose shapes are measured.
+        rank: this process.
+        plans: those of which short trainings are measured too.
+    """
     device = device_of(rank, job.facts.device_type)
     torch.set_num_threads(job.threads)
     group = None
@@ -43,6 +53,7 @@ def main(job: Job, rank: int) -> None:
     clock = Clock(device, group)
     found: dict[str, Any] = {
         "threads": job.threads,
+        "device_type": device.type,
         "torch": torch.__version__,
         "matmul": products(job, clock),
         "attention": attention(job, clock),
@@ -51,13 +62,19 @@ def main(job: Job, rank: int) -> None:
     }
     if group is not None:
         found |= communication(clock, group)
+    _write(job, rank, found)
+    if plans:
+        _write(job, rank, found | probe.run(job, plans, device, clock.agreed, PROBES_S))
+    if group is not None:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _write(job: Job, rank: int, found: Mapping[str, Any]) -> None:
     if rank == 0:
         hidden = job.folder / f".{FILE}"
         hidden.write_text(json.dumps(found))
         hidden.rename(job.folder / FILE)
-    if group is not None:
-        dist.barrier()
-        dist.destroy_process_group()
 
 
 class Clock:
@@ -74,7 +91,7 @@ class Clock:
     def seconds(self, call: Callable[[], object]) -> float:
         """Median seconds of a call that is repeated."""
         call()
-        repeats = self._agreed(max(FEWEST, min(MOST, round(SECONDS / max(self._once(call), 1e-7)))))
+        repeats = self.agreed(max(FEWEST, min(MOST, round(SECONDS / max(self._once(call), 1e-7)))))
         return sorted(self._once(call) for _ in range(repeats))[repeats // 2]
 
     def _once(self, call: Callable[[], object]) -> float:
@@ -84,10 +101,11 @@ class Clock:
         self._wait()
         return time.perf_counter() - begin
 
-    def _agreed(self, repeats: int) -> int:
+    def agreed(self, number_here: int) -> int:
+        """The first rank's number."""
         if self._group is None:
-            return repeats
-        number = torch.tensor([repeats], device=self.device)
+            return number_here
+        number = torch.tensor([number_here], device=self.device)
         dist.broadcast(number, 0, group=self._group)
         return int(number.item())
 

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError
+from harness.predict.costs import collective_seconds, product_seconds, send_seconds
 from harness.predict.devices import Device, device
 from harness.predict.setup import Setup
-from harness.predict.time import StepTime, collective_seconds, product_seconds, send_seconds, step_time
+from harness.predict.time import StepTime, step_time
 from tests.predict.plans import MODEL, setup, setups
 
 A100 = device("A100-80")

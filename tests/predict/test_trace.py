@@ -86,6 +86,17 @@ def test_a_deep_model_is_traced_by_two_shallow_ones() -> None:
     assert deep.sent_bytes == pytest.approx(whole.sent_bytes, rel=0.02)
 
 
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_many_micro_batches_are_traced_by_fewer(schedule: str) -> None:
+    made = plan({"pp": 2, "pp_schedule": schedule, "micro_batch_size": 1})
+    workload = gpt(blocks=2, global_batch_size=12)
+    known = facts(workload, 2)
+    whole, line = once(workload, made, known, 0), rank_of(workload, made, known, 0)
+    assert line.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
+    assert line.sent_bytes == pytest.approx(whole.sent_bytes, rel=1e-6)
+    assert sum(line.operators.values()) == pytest.approx(sum(whole.operators.values()), rel=0.01)
+
+
 def test_the_first_rank_of_many_is_traced_like_that_of_two() -> None:
     workload = replace(gpt(blocks=2), global_batch_size=64)
     made = plan({"data_parallel": "zero3", "dp": 64, "micro_batch_size": 1})

@@ -1,0 +1,116 @@
+"""Short trainings of a shallow model, one plan after the other in the same processes: what plans are made of.
+
+Each is one micro-batch and one update with the strategies' own code. All ranks run them at once, also those of plans
+for one rank: on a CPU they share its cores. Times are medians.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from harness.plan import Plan
+from harness.trial.job import Job
+from harness.trial.rank import build
+from harness.workloads.base import Workload
+from strategies.base import Facts
+
+DEPTH = 2
+"""Blocks of the model."""
+REPEATS = 3
+"""Most steps that are timed, after one or two that are not."""
+ENOUGH_S = 0.12
+"""Seconds of timed steps after which no more are."""
+
+
+def run(
+    job: Job,
+    plans: Sequence[Plan],
+    device: torch.device,
+    agreed: Callable[[int], int],
+    seconds: float,
+) -> dict[str, Any]:
+    """Measure plans until the time is over.
+
+    Args:
+        job: whose workload is trained, with `DEPTH` blocks.
+        plans: of one rank, or of all; what matters most comes first.
+        device: this rank's.
+        agreed: gives every rank the first rank's number.
+        seconds: no plan is begun after so many.
+
+    Returns:
+        `probes`: of each plan its settings, the seconds of a pass and of an update; `probed_shape`: the model's
+        dimensions; {} if the model has no blocks to take away.
+    """
+    model = job.facts.model
+    if not hasattr(job.workload, "blocks") or not (model.width and model.heads) or len(model.blocks) < DEPTH:
+        return {}
+    shallow = replace(job.workload, blocks=DEPTH)  # type: ignore[call-arg]
+    facts = replace(job.facts, model=shallow.facts())
+    gc.collect()
+    gc.freeze()  # what was imported stays: looking through it again after each plan would take most of the time
+    rows, begin = [], time.perf_counter()
+    for plan in plans:
+        if not agreed(int(time.perf_counter() - begin < seconds)):
+            break
+        samples = int(plan["dp"]) * int(plan["micro_batch_size"])
+        its = replace(facts, world_size=plan.world_size, global_batch_size=samples)
+        passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, device, agreed)
+        gc.collect()  # hooks and parameters hold each other; the next model needs the memory
+        rows.append({"plan": dict(plan), "pass_s": _median(passes), "update_s": _median(updates)})
+    return {
+        "probes": rows,
+        "probed_shape": {
+            "width": model.width,
+            "layers": DEPTH,
+            "heads": model.heads,
+            "kv_heads": model.heads,
+            "hidden": model.hidden or 4 * model.width,
+            "seq_len": job.facts.seq_len,
+            "vocab": model.vocab_size,
+            "tied": model.tied,
+        },
+    }
+
+
+def _timed(
+    workload: Workload, plan: Plan, facts: Facts, device: torch.device, agreed: Callable[[int], int]
+) -> tuple[list[float], list[float]]:
+    """(seconds of each pass, seconds of each update)."""
+    training = build(workload, plan, facts, device)
+    inputs, targets = (t.to(device) for t in workload.samples(0, np.array(training.sample_indices)))
+    passes: list[float] = []
+    updates: list[float] = []
+    warm = 1 if plan.world_size == 1 else 2  # DistributedDataParallel makes its buckets anew in the second step
+    while agreed(int(len(passes) < warm + REPEATS and sum(passes[warm:] + updates[warm:]) < ENOUGH_S)):
+        if dist.is_initialized():
+            dist.barrier()
+        times = [_now(device)]
+        training.forward_backward(inputs, targets)
+        training.engine.finish_gradients()
+        times.append(_now(device))
+        training.update()
+        times.append(_now(device))
+        passes.append(times[1] - times[0])
+        updates.append(times[2] - times[1])
+    training.engine.drain()
+    return passes[warm:], updates[warm:]
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]

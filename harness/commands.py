@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,7 +236,24 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     if "all_reduce_bytes_per_s" in ranks:
         print(f"  all-reduce        {ranks['all_reduce_bytes_per_s'] / 1e9:10,.2f} GB/s")
         print(f"  its latency       {1e6 * ranks['all_reduce_latency_s']:10,.0f} us")
+    _print_probes(ranks.get("probes", []))
     return 0
+
+
+def _print_probes(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Short trainings: what is not as in the first of them, and what it took."""
+    from harness.trial.probe import DEPTH
+
+    if not rows:
+        return
+    usual = rows[0]["plan"]
+    print(f"{DEPTH} blocks, one micro-batch {'pass':>42} {'update':>10}")
+    for row in rows:
+        plan = row["plan"]
+        said = [f"{name}={value}" for name, value in plan.items() if name in usual and usual[name] != value]
+        own = [f"{name}={plan[name]}" for name in plan if name.endswith("_impl") or name == "reshard_after_forward"]
+        label = " ".join([*said, *own]) or "one rank, everything at its default"
+        print(f"  {label:52} {1e3 * row['pass_s']:7,.1f} ms {1e3 * row['update_s']:7,.1f} ms")
 
 
 def _console(*, to_stderr: bool) -> Console:

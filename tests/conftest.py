@@ -8,9 +8,17 @@ from harness import launchers
 from harness.launchers.base import Launcher
 from tests.tiny import Laboratory
 
+LAUNCHES = ("e2e", "faults", "launchers")
+"""Folders whose tests start ranks or whole commands, beside those that use a launcher."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that are marked slow")
+    parser.addoption(
+        "--launching",
+        choices=("only", "not"),
+        help="tests that start ranks alone, or the others, which may run at once",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,11 +26,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow"):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in set(slow)]
+    left_out = [] if config.getoption("--slow") else [item for item in items if item.get_closest_marker("slow")]
+    asked = config.getoption("--launching")
+    if asked is not None:
+        left_out += [item for item in items if _launches(item) != (asked == "only")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if session.config.getoption("--launching") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK  # tox asks for both kinds, a developer for one test
+
+
+def _launches(item: pytest.Item) -> bool:
+    """Whether a test needs the machine for itself, because ranks share its cores."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return bool(fixtures & {"launcher", "laboratory"}) or item.path.parent.name in LAUNCHES
 
 
 @pytest.fixture(scope="session")

@@ -258,6 +258,8 @@ class Sweep:
         self.launches.forecaster = make_forecaster(self.experiment, found.ranks, self.launches.compared)
         if found.peak is None:
             self.display.message("the machine's peak could not be measured: no MFU")
+        if guided and self.launches.forecaster.device is not None and self.launches.forecaster.device.probes is None:
+            self.display.message("no short trainings were measured: step times are predicted from single operators")
 
     def _references(self, runner: Runner) -> None:
         wanted = LOSS_STEPS if self.experiment.config.objective == "time-to-loss" else REFERENCE_STEPS

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness import commands
 from harness.predict import machine
 from harness.predict.crossings import _with
 from harness.predict.devices import Device
@@ -119,3 +120,12 @@ def test_on_an_accelerator_communication_is_still_hidden_beside_computation() ->
     found = step_time(Shape(**SHALLOW), setup, machine.measured(measured, 2, 1 << 34))  # type: ignore[arg-type]
     assert found.overlapped_communication > 0
     assert step_time(Shape(**SHALLOW), setup, here()).overlapped_communication == 0  # type: ignore[arg-type]
+
+
+def test_what_was_measured_is_printed_by_what_is_different(capsys: pytest.CaptureFixture[str]) -> None:
+    commands._print_probes(PROBES)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(PROBES)
+    assert lines[1].split() == "one rank, everything at its default 60.0 ms 10.0 ms".split()
+    assert lines[3].split() == "precision=bf16_params 40.0 ms 15.0 ms".split()
+    assert "data_parallel=zero3 dp=2 reshard_after_forward=True" in lines[11]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from harness.predict.devices import Device
 from harness.predict.setup import MOMENTS, Setup
 from harness.predict.shape import Number, Shape
 
+T = TypeVar("T")
 Way = tuple[str, str, str]
 """(precision, quantised products, what is recomputed)."""
 
@@ -148,7 +149,10 @@ class Probes:
         return first(again, plain) or 1.0
 
     def _ratio(self, way: Way, micro_batch: float) -> float | None:
-        """Measured over closed form of a way that was measured.
+        return self._once(self._measured_ratio, (way, micro_batch))
+
+    def _measured_ratio(self, way: Way, micro_batch: float) -> float | None:
+        """Measured over closed form of a way that was measured, None if it was not.
 
         One that was measured with one number of samples changes with it as those do that differ in one choice.
         """
@@ -289,14 +293,25 @@ class Probes:
 
     # -- arrays
 
-    @staticmethod
-    def _each(setup: Setup, one: Callable[..., float], *names: str) -> Number:
+    def _each(self, setup: Setup, one: Callable[..., float], *names: str) -> Number:
         """`one` of these fields of a setup, called once for each combination of their values."""
         columns = np.broadcast_arrays(*(np.asarray(getattr(setup, name)) for name in names))
         keys = list(zip(*(column.ravel().tolist() for column in columns), strict=True))
-        values = {key: one(*key) for key in dict.fromkeys(keys)}
+        values = {key: self._once(one, key) for key in dict.fromkeys(keys)}
         found = np.array([values[key] for key in keys]).reshape(columns[0].shape)
         return float(found) if found.ndim == 0 else found
+
+    def _once(self, one: Callable[..., T], key: tuple[Any, ...]) -> T:
+        """`one` of a key, remembered: thousands of plans share few of them."""
+        known: dict[Any, T] = self._remembered
+        at = (one.__name__, key)
+        if at not in known:
+            known[at] = one(*key)
+        return known[at]
+
+    @cached_property
+    def _remembered(self) -> dict[Any, Any]:
+        return {}
 
 
 def factors(setup: Setup, device: Device) -> Factors:

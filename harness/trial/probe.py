@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,7 +64,9 @@ def run(
             break
         samples = int(plan["dp"]) * int(plan["micro_batch_size"])
         its = replace(facts, world_size=plan.world_size, global_batch_size=samples)
-        passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, device, agreed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what libraries say of themselves would stand between a sweep's lines
+            passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, device, agreed)
         gc.collect()  # hooks and parameters hold each other; the next model needs the memory
         rows.append({"plan": dict(plan), "pass_s": _median(passes), "update_s": _median(updates)})
     return {

@@ -126,6 +126,6 @@ def test_what_was_measured_is_printed_by_what_is_different(capsys: pytest.Captur
     commands._print_probes(PROBES)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(PROBES)
-    assert lines[1].split() == "one rank, everything at its default 60.0 ms 10.0 ms".split()
-    assert lines[3].split() == "precision=bf16_params 40.0 ms 15.0 ms".split()
+    assert " ".join(lines[1].split()) == "one rank, everything at its default 60.0 ms 10.0 ms"
+    assert " ".join(lines[3].split()) == "precision=bf16_params 40.0 ms 15.0 ms"
     assert "data_parallel=zero3 dp=2 reshard_after_forward=True" in lines[11]

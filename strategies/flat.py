@@ -71,8 +71,12 @@ class Bucket:
 
     def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
         """The pieces of a buffer of this bucket's length, in the shapes of the parameters."""
-        pairs = zip(self.offsets, self.parameters, strict=True)
-        return [buffer[at : at + p.numel()].view(p.shape) for at, p in pairs]
+        return [self.view(buffer, index) for index in range(len(self.parameters))]
+
+    def view(self, buffer: torch.Tensor, index: int) -> torch.Tensor:
+        """One of these pieces."""
+        at, p = self.offsets[index], self.parameters[index]
+        return buffer[at : at + p.numel()].view(p.shape)
 
     def update(self) -> None:
         """Take an optimizer step on this rank's chunk."""
@@ -150,7 +154,7 @@ class FlatEngine(Engine):
                 self._collect(bucket)
             if bucket.buffer is None:
                 bucket.buffer = self._borrow(bucket)
-            view, grad = bucket.views(bucket.buffer)[index], p.grad
+            view, grad = bucket.view(bucket.buffer, index), p.grad
             assert grad is not None
             if index in bucket.seen:
                 view.add_(grad)

@@ -34,9 +34,9 @@ from strategies import collectives, ddp, pipeline_parallel, training
 from strategies.base import Facts, Settings
 from strategies.training import Training
 
-DEEP = 12
+DEEP = 8
 """Blocks of a rank from which two shallower models are traced instead, and the rest is linear in the blocks."""
-MANY = 4
+MANY = 3
 """Likewise of micro-batches, for each pipeline stage: with more than so many all that grows is linear in them."""
 STEPS = 3
 """Steps that are run; the last is watched, since the first two make what is kept from step to step."""
@@ -111,8 +111,9 @@ def _in_batches(workload: Workload, plan: Settings) -> list[tuple[float, Workloa
     count = workload.global_batch_size // one
     if count <= MANY * pp:
         return [(1.0, workload)]
-    fewer, more = ((MANY - 2) * pp, (MANY - 1) * pp)
-    return _line(count, (fewer, more), lambda n: replace(workload, global_batch_size=n * one))
+    # The first of several is unlike the others; a pipeline is full with two more than stages, or with twice as many.
+    ends = (2 * pp, 3 * pp) if plan.get("pp_schedule") == "interleaved" else (pp + 2, pp + 3)
+    return _line(count, ends, lambda n: replace(workload, global_batch_size=n * one))
 
 
 def _in_depth(workload: Workload, plan: Settings, facts: Facts, rank: int) -> list[tuple[float, Workload]]:
@@ -121,8 +122,11 @@ def _in_depth(workload: Workload, plan: Settings, facts: Facts, rank: int) -> li
     if held < DEEP or not hasattr(workload, "blocks"):
         return [(1.0, workload)]
     stages = int(plan["pp"]) * pipeline_parallel.STAGES_PER_RANK.get(str(plan.get("pp_schedule")), 1)
+    least = 3 + int(plan.get("prefetch", 0)) * int(plan.get("blocks_per_unit", 1))
+    if held <= 2 * least:
+        return [(1.0, workload)]
     by_count: dict[int, Workload] = {}
-    for blocks in (4, 8):
+    for blocks in (least, 2 * least):
         shallow = replace(workload, blocks=blocks * stages)  # type: ignore[call-arg]
         by_count[_blocks_of(replace(facts, model=shallow.facts()), plan, rank)] = shallow
     fewer, more = by_count

@@ -64,7 +64,7 @@ def main(job: Job, rank: int, plans: Sequence[Plan] = ()) -> None:
         found |= communication(clock, group)
     _write(job, rank, found)
     if plans:
-        _write(job, rank, found | probe.run(job, plans, device, clock.agreed, PROBES_S))
+        _write(job, rank, found | probe.run(job, plans, clock, PROBES_S))
     if group is not None:
         dist.barrier()
         dist.destroy_process_group()
@@ -95,11 +95,15 @@ class Clock:
         return sorted(self._once(call) for _ in range(repeats))[repeats // 2]
 
     def _once(self, call: Callable[[], object]) -> float:
-        self._wait()
-        begin = time.perf_counter()
+        begin = self.now()
         call()
-        self._wait()
-        return time.perf_counter() - begin
+        return self.now() - begin
+
+    def now(self) -> float:
+        """Seconds, once the device has done what it was given."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
 
     def agreed(self, number_here: int) -> int:
         """The first rank's number."""
@@ -108,10 +112,6 @@ class Clock:
         number = torch.tensor([number_here], device=self.device)
         dist.broadcast(number, 0, group=self._group)
         return int(number.item())
-
-    def _wait(self) -> None:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
 
 
 def products(job: Job, clock: Clock) -> list[dict[str, Any]]:

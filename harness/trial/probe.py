@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from harness.plan import Plan
@@ -22,6 +22,9 @@ from harness.trial.job import Job
 from harness.trial.rank import build
 from harness.workloads.base import Workload
 from strategies.base import Facts
+
+if TYPE_CHECKING:
+    from harness.trial.calibration import Clock
 
 DEPTH = 2
 """Blocks of the model."""
@@ -34,8 +37,7 @@ ENOUGH_S = 0.12
 def run(
     job: Job,
     plans: Sequence[Plan],
-    device: torch.device,
-    agreed: Callable[[int], int],
+    clock: Clock,
     seconds: float,
 ) -> dict[str, Any]:
     """Measure plans until the time is over.
@@ -43,8 +45,7 @@ def run(
     Args:
         job: whose workload is trained, with `DEPTH` blocks.
         plans: of one rank, or of all; what matters most comes first.
-        device: this rank's.
-        agreed: gives every rank the first rank's number.
+        clock: of this rank.
         seconds: no plan is begun after so many.
 
     Returns:
@@ -60,15 +61,15 @@ def run(
     gc.freeze()  # what was imported stays: looking through it again after each plan would take most of the time
     rows, begin = [], time.perf_counter()
     for plan in plans:
-        if not agreed(int(time.perf_counter() - begin < seconds)):
+        if not clock.agreed(int(time.perf_counter() - begin < seconds)):
             break
         samples = int(plan["dp"]) * int(plan["micro_batch_size"])
         its = replace(facts, world_size=plan.world_size, global_batch_size=samples)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what libraries say of themselves would stand between a sweep's lines
-            passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, device, agreed)
+            passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, clock)
         gc.collect()  # hooks and parameters hold each other; the next model needs the memory
-        rows.append({"plan": dict(plan), "pass_s": _median(passes), "update_s": _median(updates)})
+        rows.append({"plan": dict(plan), "pass_s": median(passes), "update_s": median(updates)})
     return {
         "probes": rows,
         "probed_shape": {
@@ -84,36 +85,23 @@ def run(
     }
 
 
-def _timed(
-    workload: Workload, plan: Plan, facts: Facts, device: torch.device, agreed: Callable[[int], int]
-) -> tuple[list[float], list[float]]:
+def _timed(workload: Workload, plan: Plan, facts: Facts, clock: Clock) -> tuple[list[float], list[float]]:
     """(seconds of each pass, seconds of each update)."""
-    training = build(workload, plan, facts, device)
-    inputs, targets = (t.to(device) for t in workload.samples(0, np.array(training.sample_indices)))
+    training = build(workload, plan, facts, clock.device)
+    inputs, targets = (t.to(clock.device) for t in workload.samples(0, np.array(training.sample_indices)))
     passes: list[float] = []
     updates: list[float] = []
     warm = 1 if plan.world_size == 1 else 2  # DistributedDataParallel makes its buckets anew in the second step
-    while agreed(int(len(passes) < warm + REPEATS and sum(passes[warm:] + updates[warm:]) < ENOUGH_S)):
+    while clock.agreed(int(len(passes) < warm + REPEATS and sum(passes[warm:] + updates[warm:]) < ENOUGH_S)):
         if dist.is_initialized():
             dist.barrier()
-        times = [_now(device)]
+        times = [clock.now()]
         training.forward_backward(inputs, targets)
         training.engine.finish_gradients()
-        times.append(_now(device))
+        times.append(clock.now())
         training.update()
-        times.append(_now(device))
+        times.append(clock.now())
         passes.append(times[1] - times[0])
         updates.append(times[2] - times[1])
     training.engine.drain()
     return passes[warm:], updates[warm:]
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]

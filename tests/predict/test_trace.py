@@ -86,11 +86,19 @@ def test_a_deep_model_is_traced_by_two_shallow_ones() -> None:
     assert deep.sent_bytes == pytest.approx(whole.sent_bytes, rel=0.02)
 
 
-@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
-def test_many_micro_batches_are_traced_by_fewer(schedule: str) -> None:
-    made = plan({"pp": 2, "pp_schedule": schedule, "micro_batch_size": 1})
-    workload = gpt(blocks=2, global_batch_size=12)
-    known = facts(workload, 2)
+MANY = {
+    "gpipe": {"pp": 2, "pp_schedule": "gpipe"},
+    "1f1b": {"pp": 2, "pp_schedule": "1f1b"},
+    "1f1b with zero2": {"pp": 2, "pp_schedule": "1f1b", "dp": 2, "data_parallel": "zero2"},
+    "zero1": {"dp": 2, "data_parallel": "zero1"},
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_many_micro_batches_are_traced_by_fewer(name: str) -> None:
+    made = plan({"micro_batch_size": 1, **MANY[name]})
+    workload = gpt(blocks=2, global_batch_size=9 * int(made["dp"]))
+    known = facts(workload, made.world_size)
     whole, line = once(workload, made, known, 0), rank_of(workload, made, known, 0)
     assert line.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
     assert line.sent_bytes == pytest.approx(whole.sent_bytes, rel=1e-6)

@@ -5,15 +5,16 @@ whole space. Beside each measurement stand
 
     tensors     the trace (harness.predict.trace): no measurement at all
     closed      the closed form of memory, from the same plan: no measurement at all
-    resident    the kernel's peak: the trace times what the other plans' peaks are over theirs
+    resident    the kernel's peak: the trace and what all other plans' peaks have in common beside theirs, corrected by
+                a Gaussian process over the other plans
     step time   the closed form from the machine's calibration and its short trainings, corrected by a Gaussian process
                 over the other plans ("others"), or over ten plans that were launched before ("after 10"), or not at all
                 ("closed form")
     constant    one MFU for all plans, that of the others
 
-"said to fit" counts limits at every decile of the measured peaks, as a sweep would answer: a plan surely fits if its
-predicted peak lies below the limit by 2.33 standard deviations of the prediction, surely does not if it lies above it
-by 1.645 (`harness.predict.forecast`); of the others only a launch tells.
+"said to fit" counts limits at every decile of the measured peaks, as a sweep and `predict` answer: a plan surely fits
+if its predicted peak lies below the limit by 2.33 standard deviations of the prediction, surely does not if it lies
+above it by 1.645 (`harness.predict.forecast`); of the others only a launch tells.
 
 Goals: tensors at most 3 %, worst 10 %; resident at most 10 %; said to fit wrongly at most 1 %, refused wrongly at most
 5 %; step time at most 15 %, after ten trials at most 8 %, Kendall's tau at least 0.85.
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 WORKLOADS = ("gpt-nano", "gpt:blocks=6,width=384,heads=6")
 TENSORS = tuple(f"memory_{name}_bytes" for name in ("params", "grads", "optimizer", "buffers", "activations"))
-FITS = 2.33
-"""Standard deviations below the limit at which a plan surely fits: wrong once in a hundred."""
 HEADER = ("model", "plans", "predicted", "MAPE", "median", "P90", "worst", "Kendall tau")
 
 
@@ -109,18 +108,36 @@ def predicted(name: str, found: Mapping[str, Any]) -> list[dict[str, float]]:
     return rows
 
 
-def corrected(rows: Sequence[Mapping[str, Any]], base: str, measured: str) -> tuple[list[float], list[float]]:
-    """(`base` of each row, corrected by what the other rows were measured to be, the deviation of its logarithm)."""
-    from harness.search.residual import Residual
+def without(rows: Sequence[Mapping[str, Any]], at: int) -> list[Mapping[str, Any]]:
+    """All rows but one."""
+    return [row for number, row in enumerate(rows) if number != at]
+
+
+def resident(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """(the kernel's peak of each row, predicted from the other rows, the deviation of its logarithm)."""
+    from harness.search.residual import Corrected
 
     found, deviations = [], []
     for at, row in enumerate(rows):
-        others = [other for number, other in enumerate(rows) if number != at]
-        residual = Residual([o["plan"] for o in others], [math.log(o[measured] / o[base]) for o in others])
-        mean, deviation = residual.at([row["plan"]])
-        found.append(row[base] * math.exp(float(mean[0])))
-        deviations.append(math.sqrt(float(deviation[0]) ** 2 + residual.noise))
+        others = without(rows, at)
+        known = [[other[column] for other in others] for column in ("plan", "traced", "peak_memory_bytes")]
+        amounts, deviation = Corrected(*known).at([row["plan"]], [row["traced"]])
+        found.append(float(amounts[0]))
+        deviations.append(float(deviation[0]))
     return found, deviations
+
+
+def corrected(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The step time of each row by the closed form, corrected by what the other rows were measured to be."""
+    from harness.search.residual import Residual
+
+    found = []
+    for at, row in enumerate(rows):
+        others = without(rows, at)
+        errors = [math.log(other["step_time_s"] / other["closed_s"]) for other in others]
+        mean, _ = Residual([other["plan"] for other in others], errors).at([row["plan"]])
+        found.append(row["closed_s"] * math.exp(float(mean[0])))
+    return found
 
 
 def after(rows: Sequence[Mapping[str, Any]], count: int, draws: int = 10) -> tuple[list[float], list[float]]:
@@ -155,21 +172,16 @@ def line(model: str, what: str, found: Sequence[float], measured: Sequence[float
 
 def fitting(rows: Sequence[Mapping[str, Any]], peaks: Sequence[float], deviations: Sequence[float]) -> list[str]:
     """Shares of wrong answers over limits at the deciles of the measured peaks, and of plans that get none."""
-    from harness.predict.forecast import SURELY
+    from harness.predict.forecast import fits
 
     measured = [row["peak_memory_bytes"] for row in rows]
-    said, refused, open_ = [], [], 0
+    answers: dict[bool | None, list[bool]] = {True: [], False: [], None: []}
     for limit in statistics.quantiles(measured, n=10):
         for peak, deviation, real in zip(peaks, deviations, measured, strict=True):
-            if peak * math.exp(FITS * deviation) <= limit:
-                said.append(real <= limit)
-            elif peak * math.exp(-SURELY * deviation) > limit:
-                refused.append(real <= limit)
-            else:
-                open_ += 1
-    total = len(said) + len(refused) + open_
-    wrong = [f"{found.count(kind) / max(1, len(found)):.1%}" for found, kind in ((said, False), (refused, True))]
-    return [*wrong, f"{len(said) / total:.0%}", f"{len(refused) / total:.0%}", f"{open_ / total:.0%}"]
+            answers[fits(peak, deviation, limit)].append(real <= limit)
+    wrong = [f"{answers[said].count(not said) / max(1, len(answers[said])):.1%}" for said in (True, False)]
+    total = sum(map(len, answers.values()))
+    return [*wrong, *(f"{len(answers[said]) / total:.0%}" for said in (True, False, None))]
 
 
 def main() -> None:
@@ -190,18 +202,18 @@ def main() -> None:
                 kept.write_text(json.dumps(found))
         rows = predicted(name, found)
         tensors = [row["tensors"] for row in rows]
-        resident, deviations = corrected(rows, "traced", "peak_memory_bytes")
+        peaks, deviations = resident(rows)
         times = [row["step_time_s"] for row in rows]
         lines += [
             line(name, "tensors by the trace", [row["traced"] for row in rows], tensors),
             line(name, "tensors by the closed form", [row["closed_bytes"] for row in rows], tensors),
-            line(name, "resident peak, others", resident, [row["peak_memory_bytes"] for row in rows]),
+            line(name, "resident peak, others", peaks, [row["peak_memory_bytes"] for row in rows]),
             line(name, "step time, closed form", [row["closed_s"] for row in rows], times),
-            line(name, "step time, others", corrected(rows, "closed_s", "step_time_s")[0], times),
+            line(name, "step time, others", corrected(rows), times),
             line(name, "step time, after 10", *after(rows, 10)),
             line(name, "step time, constant MFU", [statistics.geometric_mean(times)] * len(times), times),
         ]
-        fits.append([name, *fitting(rows, resident, deviations)])
+        fits.append([name, *fitting(rows, peaks, deviations)])
     print(file=sys.stderr)
     common.print_table(
         HEADER, lines, "The same work in every plan: a constant MFU predicts the mean step time for all."

@@ -214,7 +214,7 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
     size, made = next(iter(experiment.workloads.items()))
     if not found:
         raise InputError(f"{made.name} is no transformer: nothing can be predicted")
-    found.sort(key=lambda pair: (pair[1].peak_memory_bytes > held, pair[1].step_time_s))
+    found.sort(key=lambda pair: (pair[1].fits(held) is False, pair[1].step_time_s))
     names = _names([point.plan for point, _ in found[:top]], size)
     return {
         "workload": made.name,
@@ -233,7 +233,7 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
                 "step_time_s": forecast.step_time_s,
                 "tokens_per_s": made.tokens_per_step / forecast.step_time_s,
                 "needed_bytes": forecast.peak_memory_bytes,
-                "fits": forecast.peak_memory_bytes <= held,
+                "fits": forecast.fits(held),
             }
             for name, (point, forecast) in zip(names, found, strict=False)
         ],
@@ -321,7 +321,7 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
             fmt.percent(shares.get("communication")),
             fmt.percent(shares.get("bubble")),
         )
-        does = "" if plan["fits"] else " (does not fit)"
+        does = {True: "", None: " (may not fit)", False: " (does not fit)"}[plan["fits"]]
         lines.append(
             f"{number:3} {plan['tokens_per_s']:12,.0f} {cells[0]:>6} {cells[1]:>9} {cells[2]:>6} {cells[3]:>6}  "
             f"{plan['label']}{does}"

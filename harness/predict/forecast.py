@@ -17,15 +17,17 @@ from harness.predict.memory import MemoryUse, peak_memory
 from harness.predict.setup import Setup
 from harness.predict.shape import Shape
 from harness.predict.time import step_time
-from harness.search.residual import Residual
+from harness.search.residual import Corrected, Residual
 from harness.search.spaces import Point
 from harness.workloads.base import Workload
 from strategies.base import Facts
 
 LAUNCHED_ANYWAY = 20
 """Of so many plans that are predicted not to fit one is launched, to know how often that is wrong."""
-SURELY = 1.645
-"""Standard deviations that a predicted peak must lie above the limit for its plan to be refused: wrong once in 20."""
+SURELY_NOT = 1.645
+"""Standard deviations that a predicted peak lies above the limit if its plan surely does not fit: wrong once in 20."""
+SURELY = 2.33
+"""Likewise below the limit if it surely fits: wrong once in a hundred."""
 CLEARLY = 2.0
 """A plan whose closed form is so many times below the limit, by the worst error seen, is not looked at closer."""
 LEARNT_FROM = 200
@@ -43,6 +45,23 @@ class Forecast:
     """Its parts by the closed form, not corrected."""
     memory_deviation: float = 0.0
     """How far the peak may be off: the standard deviation of its logarithm."""
+
+    def fits(self, limit_bytes: float) -> bool | None:
+        """Whether the plan fits; None if only a launch tells."""
+        return fits(self.peak_memory_bytes, self.memory_deviation, limit_bytes)
+
+
+def fits(peak_bytes: float, deviation: float, limit_bytes: float) -> bool | None:
+    """Whether a plan of this predicted peak fits; None if only a launch tells.
+
+    Args:
+        peak_bytes: predicted.
+        deviation: how far it may be off, the standard deviation of its logarithm.
+        limit_bytes: what a rank may hold.
+    """
+    if peak_bytes * math.exp(-SURELY_NOT * deviation) > limit_bytes:
+        return False
+    return True if peak_bytes * math.exp(SURELY * deviation) <= limit_bytes else None
 
 
 @dataclass(kw_only=True)
@@ -66,7 +85,7 @@ class Forecaster:
     _corrected: dict[Point, Forecast] = field(default_factory=dict)
     _seen: list[tuple[Point, Mapping[str, Any]]] = field(default_factory=list)
     _time: Residual = field(default_factory=lambda: Residual([], []))
-    _memory: Residual = field(default_factory=lambda: Residual([], []))
+    _memory: Corrected = field(default_factory=lambda: Corrected([], [], []))
     _fresh: bool = True
     _most: float = 1.0
     """Largest ratio of a measured peak of memory to the closed form."""
@@ -118,14 +137,13 @@ class Forecaster:
         if point not in self._corrected:  # together, because one by one takes a hundred times as long
             found = {p: c for p, c in self._closed.items() if c is not None and p not in self._corrected}
             plans = [p.plan for p in found]
-            memories, deviations = self._memory.at(plans)
-            deviations = np.sqrt(deviations**2 + self._memory.noise)
+            memories, deviations = self._memory.at(plans, [closed.peak_memory_bytes for closed in found.values()])
             for p, seconds, memory, deviation in zip(found, self._time.at(plans)[0], memories, deviations, strict=True):
                 closed = found[p]
                 self._corrected[p] = replace(
                     closed,
                     step_time_s=closed.step_time_s * math.exp(seconds),
-                    peak_memory_bytes=closed.peak_memory_bytes * math.exp(memory),
+                    peak_memory_bytes=float(memory),
                     memory_deviation=float(deviation),
                 )
         return self._corrected[point]
@@ -180,7 +198,7 @@ class Forecaster:
         if closed is None or closed.peak_memory_bytes * self._most * CLEARLY <= self.limit_bytes:
             return None
         found = self.forecast(point)
-        if found is None or found.peak_memory_bytes * math.exp(-SURELY * found.memory_deviation) <= self.limit_bytes:
+        if found is None or found.fits(self.limit_bytes) is not False:
             return None
         need, limit = found.peak_memory_bytes / 2**20, self.limit_bytes / 2**20
         return f"it is predicted to need {need:,.0f} MiB on the worst rank, but a rank may hold {limit:,.0f} MiB"
@@ -190,14 +208,12 @@ class Forecaster:
             return
         self._fresh = True
         self._corrected.clear()
-        seen = self._seen[-LEARNT_FROM:]
-        plans = [point.plan for point, _ in seen]
-        self._time = Residual(plans, self._errors(seen, "step_time_s"))
-        self._memory = Residual(plans, self._errors(seen, "peak_memory_bytes"))
-
-    def _errors(self, seen: Sequence[tuple[Point, Mapping[str, Any]]], column: str) -> list[float]:
-        closed = [(self.closed(point), row) for point, row in seen]
-        return [math.log(float(row[column]) / getattr(found, column)) for found, row in closed if found is not None]
+        seen = [(point, row, closed) for point, row in self._seen[-LEARNT_FROM:] if (closed := self.closed(point))]
+        plans = [point.plan for point, _, _ in seen]
+        errors = [math.log(float(row["step_time_s"]) / closed.step_time_s) for _, row, closed in seen]
+        self._time = Residual(plans, errors)
+        predicted = [closed.peak_memory_bytes for _, _, closed in seen]
+        self._memory = Corrected(plans, predicted, [float(row["peak_memory_bytes"]) for _, row, _ in seen])
 
 
 def _parts(memory: MemoryUse) -> dict[str, float]:

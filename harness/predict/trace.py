@@ -38,8 +38,8 @@ DEEP = 8
 """Blocks of a rank from which two shallower models are traced instead, and the rest is linear in the blocks."""
 MANY = 3
 """Likewise of micro-batches, for each pipeline stage: with more than so many all that grows is linear in them."""
-STEPS = 3
-"""Steps that are run; the last is watched, since the first two make what is kept from step to step."""
+STEPS = 2
+"""Steps that are run; the last is watched, since the first makes what is kept from step to step."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ NOISE = (0.0003, 0.001, 0.003)
 """Variances of a measurement, as of its logarithm: 2 to 5 %."""
 PRIOR = 0.03
 """Variance that a prediction's error is expected to have; larger ones are less likely."""
+COMMON = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""What amounts may have in common beside what is predicted of each, as shares of the mean measured one."""
 DIFFERENT = 1.5
 """Distance of two settings that are not numbers, in length scales; of two numbers one for each factor of four."""
 
@@ -41,27 +43,30 @@ class Residual:
 
     Args:
         plans: of the trials.
-        errors: logarithm of measured over predicted, `[trials]`.
+        errors: logarithm of measured over predicted, `[trials]`; or those of several predictions,
+            `[predictions, trials]`, of which the one is taken under which the trials are likeliest.
     """
 
-    def __init__(self, plans: Sequence[Settings], errors: Sequence[float]) -> None:
+    def __init__(self, plans: Sequence[Settings], errors: npt.ArrayLike) -> None:
         self.noise = max(NOISE)
         """Variance of a measurement."""
+        self.chosen = 0
+        """Which prediction was taken."""
         self._plans = list(plans)
-        self._errors = np.asarray(errors, dtype=np.float64)
         if not self._plans:
             return
+        by_prediction = np.atleast_2d(np.asarray(errors, dtype=np.float64))
         kernels = _kernels(self._plans, self._plans)
         n, best = len(self._plans), -math.inf
         for alone, together, noise in product(ALONE, TOGETHER, NOISE):
             covariance = alone * kernels[0] + together * kernels[1] + noise * np.eye(n)
             factor = scipy.linalg.cho_factor(covariance, lower=True)
-            weights = scipy.linalg.cho_solve(factor, self._errors)
-            likely = -0.5 * self._errors @ weights - np.log(np.diag(factor[0])).sum() - (alone + together) / PRIOR
-            if likely > best:
-                best = likely
-                self._variances, self._factor, self._weights = (alone, together), factor, weights
-                self.noise = noise
+            weights = scipy.linalg.cho_solve(factor, by_prediction.T)
+            likely = -0.5 * np.einsum("pt,tp->p", by_prediction, weights)
+            likely = likely - np.log(np.diag(factor[0])).sum() - (alone + together) / PRIOR
+            if likely.max() > best:
+                best, self.chosen, self.noise = float(likely.max()), int(likely.argmax()), noise
+                self._variances, self._factor, self._weights = (alone, together), factor, weights[:, self.chosen]
 
     def at(self, plans: Sequence[Settings]) -> tuple[Array, Array]:
         """(mean, standard deviation) of the error at these plans, `[plans]` each."""
@@ -73,6 +78,36 @@ class Residual:
         mean = across @ self._weights
         known = np.einsum("ij,ji->i", across, scipy.linalg.cho_solve(self._factor, across.T))
         return mean, np.sqrt(np.maximum(alone + together - known, 1e-12))
+
+
+class Corrected:
+    """Predicted amounts, corrected by trials: (predicted + what all have in common) x exp(residual).
+
+    Memory that belongs to no tensor, such as what an allocator keeps and what the inside of a kernel takes, hardly
+    grows with a plan's tensors. A factor alone would have to be another one for each plan.
+
+    Args:
+        plans: of the trials.
+        predicted: amounts, `[trials]`.
+        measured: what they were, in the same unit, `[trials]`.
+    """
+
+    def __init__(self, plans: Sequence[Settings], predicted: npt.ArrayLike, measured: npt.ArrayLike) -> None:
+        self.common = 0.0
+        """What is added to each prediction, in its unit."""
+        known, seen = np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64)
+        if len(plans) == 0:
+            self._residual = Residual([], [])
+            return
+        added = [share * float(seen.mean()) for share in COMMON]
+        self._residual = Residual(plans, [np.log(seen / (known + each)) for each in added])
+        self.common = added[self._residual.chosen]
+
+    def at(self, plans: Sequence[Settings], predicted: npt.ArrayLike) -> tuple[Array, Array]:
+        """(corrected amount, standard deviation of the logarithm of a measurement of it), `[plans]` each."""
+        mean, deviation = self._residual.at(plans)
+        corrected: Array = (np.asarray(predicted, dtype=np.float64) + self.common) * np.exp(mean)
+        return corrected, np.sqrt(deviation**2 + self._residual.noise)
 
 
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:

@@ -6,7 +6,7 @@ import pytest
 
 from harness.plan import Plan
 from harness.predict import machine
-from harness.predict.forecast import Forecaster
+from harness.predict.forecast import Forecaster, fits
 from harness.search.spaces import Point
 from harness.workloads.cnn import Cnn, load_digits
 from tests.predict.test_machine import calibration
@@ -40,7 +40,7 @@ def row(made: Forecaster, of: Plan, time: float = 1.0, memory: float = 1.0) -> d
 
 def test_trials_correct_the_prediction_of_plans_like_them() -> None:
     made = forecaster()
-    for of in PLANS[::2]:
+    for of in (*PLANS[:3], *PLANS[4:12]):
         made.learn(point(of), row(made, of, time=1.5, memory=2.0))
     closed, found = made.closed(point(PLANS[3])), made.forecast(point(PLANS[3]))
     assert closed is not None
@@ -71,6 +71,13 @@ def test_a_plan_that_is_predicted_not_to_fit_is_refused_in_one_sentence() -> Non
     reasons = [made.why_not(point(of)) for of in PLANS]
     assert sum(reason is None for reason in reasons) <= len(PLANS) / 4
     assert "it is predicted to need" in str(next(filter(None, reasons)))
+
+
+def test_near_the_limit_only_a_launch_tells_and_more_so_the_less_is_known() -> None:
+    known = [fits(100.0, 0.1, limit) for limit in (50.0, 90.0, 110.0, 200.0)]
+    assert known == [False, None, None, True]
+    assert fits(100.0, 0.01, 90.0) is False
+    assert fits(100.0, 0.5, 200.0) is None
 
 
 def test_of_many_plans_that_do_not_fit_about_one_in_twenty_is_launched_anyway() -> None:

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from harness.search.residual import Residual, expected_improvement
+from harness.search.residual import Corrected, Residual, expected_improvement
 
 PLANS = [{"kind": kind, "size": size} for kind in ("a", "b", "c") for size in (1, 2, 4, 8)]
 
@@ -51,3 +51,23 @@ def test_expected_improvement_grows_with_a_lower_mean_and_with_doubt() -> None:
     assert found[0] > found[1]
     assert found[2] > found[1]
     assert expected_improvement(np.array([0.5]), np.array([1e-9]), 1.0)[0] == pytest.approx(0.5)
+
+
+def test_what_all_amounts_have_in_common_is_found() -> None:
+    predicted = [100.0 * (1 + number) for number in range(len(PLANS))]
+    corrected = Corrected(PLANS[:9], predicted[:9], [amount + 300.0 for amount in predicted[:9]])
+    assert corrected.common == pytest.approx(300.0, rel=0.35)
+    amounts, deviation = corrected.at(PLANS[9:], predicted[9:])
+    assert amounts == pytest.approx([amount + 300.0 for amount in predicted[9:]], rel=0.1)
+    assert (deviation < 0.1).all()
+
+
+def test_amounts_that_are_off_by_a_factor_have_nothing_in_common() -> None:
+    predicted = [100.0 * (1 + number) for number in range(len(PLANS))]
+    assert Corrected(PLANS, predicted, [1.1 * amount for amount in predicted]).common == 0.0
+
+
+def test_amounts_without_trials_are_taken_as_they_are() -> None:
+    amounts, deviation = Corrected([], [], []).at(PLANS[:2], [3.0, 5.0])
+    assert list(amounts) == [3.0, 5.0]
+    assert (deviation > 0.1).all()

@@ -152,29 +152,28 @@ class Probes:
         return self._once(self._measured_ratio, (way, micro_batch))
 
     def _measured_ratio(self, way: Way, micro_batch: float) -> float | None:
-        """Measured over closed form of a way that was measured, None if it was not.
-
-        One that was measured with one number of samples changes with it as those do that differ in one choice.
-        """
+        """Measured over closed form of a way that was measured, None if it was not."""
         points = self._passes.get(way)
         if points is None:
             return None
         if len(points) > 1:
             return float(_line(points)(micro_batch) / self._closed_pass(way, micro_batch))
         samples, seconds = points[0]
-        usual, none = self._usual, "none"
-        apart = ((way[0], none, none), (usual, way[1], none), (usual, none, way[2]))
-        shapes = [self._shape(one, micro_batch, samples) for one in apart]
-        plain = self._shape((usual, none, none), micro_batch, samples) or 1.0
-        changed = float(np.prod([(shape or plain) / plain for shape in shapes]))
-        return seconds / self._closed_pass(way, samples) * plain * changed
+        fixed = min(self._fixed(way), seconds)
+        return (fixed + (seconds - fixed) * micro_batch / samples) / self._closed_pass(way, micro_batch)
 
-    def _shape(self, way: Way, micro_batch: float, samples: float) -> float | None:
-        """Ratio with `micro_batch` samples over that with `samples`, if the way was measured with two numbers."""
-        if len(self._passes.get(way, ())) < 2:
-            return None
-        here, there = (self._ratio(way, at) for at in (micro_batch, samples))
-        return None if here is None or there is None else here / there
+    def _fixed(self, way: Way) -> float:
+        """Seconds of a pass whatever the samples: what each choice adds to those of the usual way."""
+        usual, none = self._usual, "none"
+        plain = self._intercept((usual, none, none)) or 0.0
+        apart = ((way[0], none, none), (usual, way[1], none), (usual, none, way[2]))
+        added = [self._intercept(one) for one in apart]
+        return max(plain + sum(seconds - plain for seconds in added if seconds is not None), 0.0)
+
+    def _intercept(self, way: Way) -> float | None:
+        """Likewise of a way that was measured with two numbers of samples; None if it was not."""
+        points = self._passes.get(way, [])
+        return _line(points)(0.0) if len(points) > 1 else None
 
     def _closed_pass(self, way: Way, micro_batch: float) -> float:
         plan = {"precision": way[0], "quantization": way[1], "activation_checkpoint": way[2]}

@@ -99,7 +99,7 @@ class Probes:
     def factors(self, setup: Setup) -> Factors:
         """For plans on this machine, numbers or arrays."""
         exchange = 1.0 if self.hidden else self._each(setup, self._exchange, "data_parallel", "variant")
-        tensor = self._each(setup, self._tensor, "sequence_parallel", "micro_batch")
+        tensor = self._each(setup, self._tensor, "precision", "sequence_parallel", "micro_batch")
         return Factors(
             compute=self.compute(setup),
             tensor=np.where(np.greater(setup.tp, 1), tensor, 1.0),
@@ -263,8 +263,9 @@ class Probes:
         update = self._each(setup, self._update, *UPDATED)
         return layer, float(seconds + update * update_seconds(self.shape, setup, self.device, self.shape.layers))
 
-    def _tensor(self, sequence_parallel: bool, micro_batch: float) -> float:
-        known = self._tensors.get(bool(sequence_parallel)) or next(iter(self._tensors.values()), None)
+    def _tensor(self, precision: str, sequence_parallel: bool, micro_batch: float) -> float:
+        ways = [(p, sequence_parallel) for p in (precision, SAME_LAYERS.get(precision), self._usual)]
+        known = next((self._tensors[way] for way in (*ways, *self._tensors) if way in self._tensors), None)
         if known is None:
             return 1.0
         setup, curve = known
@@ -272,23 +273,21 @@ class Probes:
         return max(curve(micro_batch), 0.0) / float(layer_seconds(self.shape, setup, self.device).tensor)
 
     @cached_property
-    def _tensors(self) -> dict[bool, tuple[Setup, Callable[[float], float]]]:
-        """Whether the sequence is divided -> (a setup, micro-batch -> seconds that a layer takes longer)."""
-        points: dict[bool, list[tuple[float, float]]] = {}
-        setups: dict[bool, Setup] = {}
+    def _tensors(self) -> dict[tuple[str | None, bool], tuple[Setup, Callable[[float], float]]]:
+        """(precision, whether the sequence is divided) -> (a setup, micro-batch -> seconds a layer takes longer)."""
+        points: dict[tuple[str | None, bool], list[tuple[float, float]]] = {}
+        setups: dict[tuple[str | None, bool], Setup] = {}
         for row in self.rows:
             setup = row.setup
             if setup.tp == 1:
                 continue
-            divided = bool(setup.sequence_parallel)
+            way = setup.precision, bool(setup.sequence_parallel)
             scale = self.compute(setup)
             alone = self.shape.layers * layer_seconds(self.shape, setup, self.device).alone
             own = scale * (alone + head_seconds(self.shape, setup, self.device))
-            points.setdefault(divided, []).append(
-                (setup.micro_batch, float(row.pass_s - own) / (self.shape.layers + ENDS))
-            )
-            setups[divided] = setup
-        return {divided: (setups[divided], _line(found)) for divided, found in points.items()}
+            points.setdefault(way, []).append((setup.micro_batch, float(row.pass_s - own) / (self.shape.layers + ENDS)))
+            setups[way] = setup
+        return {way: (setups[way], _line(found)) for way, found in points.items()}
 
     # -- arrays
 

@@ -25,7 +25,7 @@ def probes(experiment: Experiment) -> tuple[Plan, ...]:
 
     By the plans that show each strategy: every precision, quantisation and recomputation, with as many samples as a
     rank can have at once and with one, on one rank; then every kind of data parallelism and tensor parallelism, on all
-    ranks; then two choices together.
+    ranks, the latter in every precision, as what it sends is; then two choices together.
     """
     workload = next(iter(experiment.workloads.values()))
     facts, world = experiment.facts(workload), experiment.world_size
@@ -36,6 +36,8 @@ def probes(experiment: Experiment) -> tuple[Plan, ...]:
     usual = {name: shown[0][name] for name in COMPUTES}
     one, two = _ways(shown, usual)
     divided = [usual | settings for plan in shown if (settings := _divided(plan, world))]
+    formats = dict.fromkeys(plan["precision"] for plan in shown if plan["precision"] not in _alike(shown))
+    divided += [settings | {"precision": of} for settings in divided if "tp" in settings for of in formats]
     samples = _most(workload.global_batch_size, world)
     wanted = [
         {**settings, "micro_batch_size": size}
@@ -57,7 +59,7 @@ def _ways(shown: Sequence[Plan], usual: Settings) -> tuple[list[Settings], list[
     kinds = values["activation_checkpoint"]
     if "nth" in kinds:  # computed from the two it lies between
         kinds[:] = dict.fromkeys("full" if kind == "nth" else kind for kind in kinds)
-    alike = {"bf16"} if "bf16_params" in values["precision"] else set()
+    alike = _alike(shown)
     one: list[Settings] = [usual]
     two: list[Settings] = []
     for name in COMPUTES:
@@ -68,6 +70,11 @@ def _ways(shown: Sequence[Plan], usual: Settings) -> tuple[list[Settings], list[
                 continue
             two.append({**usual, first: left, second: right})
     return one, two
+
+
+def _alike(shown: Sequence[Plan]) -> set[Setting]:
+    """Precisions whose layers compute as those of another one."""
+    return {"bf16"} if any(plan["precision"] == "bf16_params" for plan in shown) else set()
 
 
 def _most(global_batch: int, dp: int) -> int:

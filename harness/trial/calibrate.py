@@ -41,7 +41,7 @@ def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts, *, anew:
 def ranks(
     runner: Runner, plan: Plan, workload: Workload, facts: Facts, *, probes: Sequence[Plan] = (), anew: bool = False
 ) -> dict[str, Any] | None:
-    """What the ranks of a plan do at once: from the store, or measured now, in about 3 s and those of the probes.
+    """What the ranks of a plan do at once: from the store, or measured now, in about 5 s and those of the probes.
 
     Args:
         runner: what launches.

@@ -24,7 +24,7 @@ from strategies import collectives
 FILE = "calibration.json"
 SECONDS = 0.01
 """How long each operation is repeated, in s; about thirty of them are measured."""
-PROBES_S = 15.0
+PROBES_S = 20.0
 """No short training is begun after so many seconds of them."""
 FEWEST, MOST = 3, 50
 BATCHES = (1, 8)

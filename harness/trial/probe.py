@@ -1,7 +1,8 @@
 """Short trainings of a shallow model, one plan after the other in the same processes: what plans are made of.
 
 Each is one micro-batch and one update with the strategies' own code. All ranks run them at once, also those of plans
-for one rank: on a CPU they share its cores. Times are medians.
+for one rank: on a CPU they share its cores. Plans are measured in rounds as long as the time lasts, and the least of a
+plan's medians counts: what disturbs the machine for a second only adds.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
 
 DEPTH = 2
 """Blocks of the model."""
-REPEATS = 3
-"""Most steps that are timed, after one or two that are not."""
-ENOUGH_S = 0.12
-"""Seconds of timed steps after which no more are."""
+ROUNDS = 2
+"""Most times that each plan is measured."""
+COMPARED = 2
+"""Of the plans the first so many are measured twice a round: what all others take is seen as a multiple of theirs."""
+REPEATS = (3, 8)
+"""Most steps that are timed each time, after one or two that are not: of one rank, of several."""
+ENOUGH_S = (0.05, 0.15)
+"""Seconds of timed steps after which no more are, likewise: what ranks send takes more in one step than another."""
 
 
 def run(
@@ -44,7 +49,7 @@ def run(
 
     Args:
         job: whose workload is trained, with `DEPTH` blocks.
-        plans: of one rank, or of all; what matters most comes first.
+        plans: of one rank, or of all, each of them different; what matters most comes first.
         clock: of this rank.
         seconds: no plan is begun after so many.
 
@@ -59,8 +64,9 @@ def run(
     facts = replace(job.facts, model=shallow.facts())
     gc.collect()
     gc.freeze()  # what was imported stays: looking through it again after each plan would take most of the time
-    rows, begin = [], time.perf_counter()
-    for plan in plans:
+    rows: dict[Plan, dict[str, float]] = {}
+    begin = time.perf_counter()
+    for plan in (*plans[: len(plans) // 2], *plans[:COMPARED], *plans[len(plans) // 2 :]) * ROUNDS:
         if not clock.agreed(int(time.perf_counter() - begin < seconds)):
             break
         samples = int(plan["dp"]) * int(plan["micro_batch_size"])
@@ -69,9 +75,10 @@ def run(
             warnings.simplefilter("ignore")  # what libraries say of themselves would stand between a sweep's lines
             passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, clock)
         gc.collect()  # hooks and parameters hold each other; the next model needs the memory
-        rows.append({"plan": dict(plan), "pass_s": median(passes), "update_s": median(updates)})
+        seen = {"pass_s": median(passes), "update_s": median(updates)}
+        rows[plan] = {name: min(value, rows.get(plan, seen)[name]) for name, value in seen.items()}
     return {
-        "probes": rows,
+        "probes": [{"plan": dict(plan), **row} for plan, row in rows.items()],
         "probed_shape": {
             "width": model.width,
             "layers": DEPTH,
@@ -91,8 +98,10 @@ def _timed(workload: Workload, plan: Plan, facts: Facts, clock: Clock) -> tuple[
     inputs, targets = (t.to(clock.device) for t in workload.samples(0, np.array(training.sample_indices)))
     passes: list[float] = []
     updates: list[float] = []
-    warm = 1 if plan.world_size == 1 else 2  # DistributedDataParallel makes its buckets anew in the second step
-    while clock.agreed(int(len(passes) < warm + REPEATS and sum(passes[warm:] + updates[warm:]) < ENOUGH_S)):
+    several = plan.world_size > 1
+    warm = 1 + (plan["data_parallel"] == "ddp")  # which makes its buckets anew in the second step
+    most, enough = warm + REPEATS[several], ENOUGH_S[several]
+    while clock.agreed(int(len(passes) < most and sum(passes[warm:] + updates[warm:]) < enough)):
         if dist.is_initialized():
             dist.barrier()
         times = [clock.now()]

@@ -83,6 +83,25 @@ def test_choices_that_were_probed_apart_add_up() -> None:
     assert half == pytest.approx((0.060 + 0.078) / 2 + 0.01, rel=0.05)
 
 
+def test_what_a_pass_takes_whatever_its_samples_adds_up() -> None:
+    both = probe(0.060, precision="bf16_params", quantization="float8")
+    found = predicted(
+        Shape(**SHALLOW),  # type: ignore[arg-type]
+        here([*PROBES, both]),
+        1,
+        precision="bf16_params",
+        quantization="float8",
+        micro_batch_size=1,
+    )
+    fixed = {
+        "usual": (4 * 0.020 - 0.060) / 3,
+        "bf16_params": (4 * 0.015 - 0.040) / 3,
+        "float8": (4 * 0.040 - 0.090) / 3,
+    }
+    of_both = fixed["bf16_params"] + fixed["float8"] - fixed["usual"]
+    assert found == pytest.approx(of_both + (0.060 - of_both) / 4 + 0.015, rel=1e-6)
+
+
 def test_a_sharded_update_is_divided_over_the_ranks() -> None:
     shape = Shape(**SHALLOW)  # type: ignore[arg-type]
     setups = [

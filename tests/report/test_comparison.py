@@ -11,9 +11,10 @@ import pytest
 
 from harness.errors import InputError, UnknownNameError
 from harness.report.comparison import compare, crossings, overview, strategies, transfer, winners
+from harness.report.comparison.heatmap import heatmap
 from harness.report.comparison.page import render
 from harness.report.comparison.text import as_json, markdown
-from harness.report.comparison.view import Comparison, short_hardware
+from harness.report.comparison.view import Comparison, Place, short_hardware
 from harness.store import Store
 from tests.html import Page
 
@@ -152,6 +153,35 @@ def test_only_places_that_are_alike_otherwise_stand_on_one_line(make: Callable[.
     found = crossings.data(only(folder))
     assert found is not None
     assert [line.axis.name for line in found.lines] == ["cores"]
+
+
+def test_places_with_other_devices_never_stand_on_one_line(make: Callable[..., Path]) -> None:
+    names = ("cpu-amd-epyc-2c-24g-lo-2gbit-95a798", "cpu-amd-epyc-2c-24g-39e5d5", "cpu-intel-xeon-2c-24g-f80b8b")
+    slow, fast, other = names
+    folder = make(**{name: rates(ddp=100 + 300 * at, zero3=200) for at, name in enumerate(names)})
+    found = crossings.data(only(with_interconnect(folder, **{slow: 1e9, fast: 4e9, other: 2e9})))
+    assert found is not None
+    assert [point.at for point in found.lines[0].points["ddp"]] == [1.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("hardware_id", "devices"),
+    [
+        ("cpu-amd-epyc-7763-2c-23g-1a2b3c", "cpu-amd-epyc-7763"),
+        ("cpu-amd-epyc-2c-24g-lo-250mbit-c98d63", "cpu-amd-epyc"),
+        ("8xh100-80g-4d5e6f", "8xh100-80g"),
+        ("4xa100-sxm4-80g-4xh100-80g-ib-400g-4d5e6f", "4xa100-sxm4-80g-4xh100-80g"),
+        ("1xodd-4d5e6f", "1xodd"),
+    ],
+)
+def test_a_place_says_which_devices_it_has(hardware_id: str, devices: str) -> None:
+    assert Place(hardware_id, 2, "2.13", "0.1").devices == devices
+
+
+def test_long_names_of_places_are_broken_after_hyphens() -> None:
+    names = [f"amd-epyc-2c-24g-lo-{number}50mbit · 2 ranks" for number in range(7)]
+    drawn = heatmap(["ddp"], names, {}, low=0.0, high=1.0, colour="var(--good)")
+    assert drawn.layout.xaxis.ticktext[0].split("<br>") == ["amd-epyc-2c-", "24g-lo-050mbit", "2 ranks"]
 
 
 def test_a_plan_tried_after_a_sweep_wins_if_it_is_surely_faster(make: Callable[..., Path]) -> None:

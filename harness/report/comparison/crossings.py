@@ -34,13 +34,13 @@ AXES: tuple[Axis, ...] = (
         "interconnect bandwidth",
         "GB/s",
         lambda c, e: _giga(c.fact(e.place, "interconnect", str(e.place.world_size), "all_reduce_bytes_per_s")),
-        lambda c, e: (e.place.world_size, c.fact(e.place, "usable_cores"), *_versions(e)),
+        lambda c, e: (e.place.devices, e.place.world_size, c.fact(e.place, "usable_cores"), *_versions(e)),
     ),
     Axis(
         "cores",
         "cores",
         lambda c, e: c.fact(e.place, "usable_cores"),
-        lambda c, e: (e.place.world_size, *_versions(e)),
+        lambda c, e: (e.place.devices, e.place.world_size, *_versions(e)),
     ),
     Axis("ranks", "ranks", lambda c, e: float(e.place.world_size), lambda c, e: (e.place.hardware_id, *_versions(e))),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,13 @@ class Place:
     harness_version: str
     sweep: str = ""
     """Only where sweeps are compared by name."""
+
+    @property
+    def devices(self) -> str:
+        """The processor or the devices that the `hardware_id` names, such as "cpu-amd-epyc" or "8xh100-80g"."""
+        pattern = r"(?P<cpu>cpu-.*?)-\d+c-\d+g|(?P<devices>\d+x.*?-\d+g(-\d+x.*?-\d+g)*)"
+        found = re.match(pattern, self.hardware_id)
+        return (found["cpu"] or found["devices"]) if found else self.hardware_id.rpartition("-")[0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

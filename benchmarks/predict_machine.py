@@ -172,13 +172,13 @@ def line(model: str, what: str, found: Sequence[float], measured: Sequence[float
 
 def fitting(rows: Sequence[Mapping[str, Any]], peaks: Sequence[float], deviations: Sequence[float]) -> list[str]:
     """Shares of wrong answers over limits at the deciles of the measured peaks, and of plans that get none."""
-    from harness.predict.forecast import fits
+    from harness.predict.forecast import between, fits
 
     measured = [row["peak_memory_bytes"] for row in rows]
     answers: dict[bool | None, list[bool]] = {True: [], False: [], None: []}
     for limit in statistics.quantiles(measured, n=10):
         for peak, deviation, real in zip(peaks, deviations, measured, strict=True):
-            answers[fits(peak, deviation, limit)].append(real <= limit)
+            answers[fits(between(peak, deviation), limit)].append(real <= limit)
     wrong = [f"{answers[said].count(not said) / max(1, len(answers[said])):.1%}" for said in (True, False)]
     total = sum(map(len, answers.values()))
     return [*wrong, *(f"{len(answers[said]) / total:.0%}" for said in (True, False, None))]

@@ -11,6 +11,7 @@ Multi-node rows of each model are predicted from a fit to the other model's and 
 of each width from a fit to the other width's and the multi-node rows; weak scaling from a fit to both. Of H100, one
 constant (the share of its peak that matrix products reach) is fitted to the rows of 8 devices.
 
+What a layer takes can be read off the single-node rows, as they are put together from pieces: a table of its own.
 The last table has the constants fitted to all rows of the first two files: what `harness/predict/devices` ships.
 """
 
@@ -123,6 +124,41 @@ def a100(folder: Path, device: Device) -> tuple[list[list[str]], Device]:
     return lines, everything
 
 
+def read_off(folder: Path, device: Device) -> list[list[str]]:
+    """Milliseconds of a layer and of the rest of a micro-batch: single-node rows without a pipeline are linear in both.
+
+    Rows of one model, micro-batch and layout differ in the number of micro-batches, so their slope is what one takes;
+    over the depths of the model, the slope of that is a layer. Beside each stands what a fit to the other width and to
+    the multi-node rows predicts.
+    """
+    import numpy as np
+
+    from harness.predict.costs import head_seconds, layer_seconds
+    from harness.predict.fit import fit
+
+    multi = observed(read(folder, "a100_megatron_multi_node.csv"))
+    by_width = split(read(folder, "a100_megatron_single_node.csv"), lambda run: str(run.shape.width))
+    lines = []
+    for width, runs in by_width.items():
+        others = [run for name, more in by_width.items() if name != width for run in more]
+        known = fit(device, [multi, observed(others, COMPOSED)])
+        alone = [run for run in runs if run.setup.pp == 1]
+        for name, alike in sorted(split(alone, lambda run: f"{run.setup.tp} {run.setup.micro_batch}").items()):
+            slopes = []
+            for same in split(alike, lambda run: f"{run.shape.layers} {run.setup.dp}").values():
+                counts = {float(run.setup.micro_batches): run.seconds for run in same}
+                if len(counts) > 1:
+                    slopes.append((float(same[0].shape.layers), np.polyfit([*counts], [*counts.values()], 1)[0]))
+            if len({layers for layers, _ in slopes}) < 2:
+                continue
+            layer, rest = np.polyfit(*zip(*slopes, strict=True), 1)
+            one = alike[0]
+            predicted = (layer_seconds(one.shape, one.setup, known).total, head_seconds(one.shape, one.setup, known))
+            cells = (layer, predicted[0], rest, predicted[1])
+            lines.append([width, *name.split(), *(f"{1e3 * float(seconds):.2f}" for seconds in cells)])
+    return lines
+
+
 def h100(folder: Path, efficiency: Any) -> tuple[list[list[str]], list[list[str]], float]:
     """Lines of the H100 table: tokens/s with and without its own constant, reserved memory; and that constant."""
     from harness.predict.devices import device as described
@@ -164,6 +200,8 @@ def main() -> None:
     more, memory, share = h100(folder, fitted.efficiency)
     common.print_table(HEADER, [*lines, *more])
     common.print_table(("run", "reserved, GiB", "predicted", "error"), memory)
+    parts = ("width", "tp", "micro-batch", "a layer, ms", "predicted", "rest of a micro-batch, ms", "predicted")
+    common.print_table(parts, read_off(folder, described("A100-80-4xHDR")), "Read off the single-node rows.")
     constants = [[f.name, f"{getattr(fitted.efficiency, f.name):.3g}"] for f in fields(Efficiency)]
     common.print_table(("constant", "fitted to all A100 rows"), constants, f"matmul_share of H100: {share:.3g}")
 

@@ -28,6 +28,8 @@ SURELY_NOT = 1.645
 """Standard deviations that a predicted peak lies above the limit if its plan surely does not fit: wrong once in 20."""
 SURELY = 2.33
 """Likewise below the limit if it surely fits: wrong once in a hundred."""
+UNTAUGHT = 4.0
+"""How many times as much as its tensors a process may hold, as long as no trial says how much it does; 3.2 was seen."""
 CLEARLY = 2.0
 """A plan whose closed form is so many times below the limit, by the worst error seen, is not looked at closer."""
 LEARNT_FROM = 200
@@ -43,25 +45,32 @@ class Forecast:
     """Tensors of the worst rank; trials correct it towards what is measured."""
     memory: MemoryUse
     """Its parts by the closed form, not corrected."""
-    memory_deviation: float = 0.0
-    """How far the peak may be off: the standard deviation of its logarithm."""
+    memory_between: tuple[float, float] = (0.0, math.inf)
+    """Bytes between which the peak surely lies."""
 
     def fits(self, limit_bytes: float) -> bool | None:
         """Whether the plan fits; None if only a launch tells."""
-        return fits(self.peak_memory_bytes, self.memory_deviation, limit_bytes)
+        return fits(self.memory_between, limit_bytes)
 
 
-def fits(peak_bytes: float, deviation: float, limit_bytes: float) -> bool | None:
-    """Whether a plan of this predicted peak fits; None if only a launch tells.
+def between(peak_bytes: float, deviation: float, *, taught: bool = True) -> tuple[float, float]:
+    """Bytes between which a peak surely lies.
 
     Args:
         peak_bytes: predicted.
         deviation: how far it may be off, the standard deviation of its logarithm.
-        limit_bytes: what a rank may hold.
+        taught: whether trials corrected it.
     """
-    if peak_bytes * math.exp(-SURELY_NOT * deviation) > limit_bytes:
+    most = math.exp(SURELY * deviation) if taught else UNTAUGHT
+    return peak_bytes * math.exp(-SURELY_NOT * deviation), peak_bytes * most
+
+
+def fits(surely: tuple[float, float], limit_bytes: float) -> bool | None:
+    """Whether a plan fits whose peak surely lies between these bytes; None if only a launch tells."""
+    least, most = surely
+    if least > limit_bytes:
         return False
-    return True if peak_bytes * math.exp(SURELY * deviation) <= limit_bytes else None
+    return True if most <= limit_bytes else None
 
 
 @dataclass(kw_only=True)
@@ -144,7 +153,7 @@ class Forecaster:
                     closed,
                     step_time_s=closed.step_time_s * math.exp(seconds),
                     peak_memory_bytes=float(memory),
-                    memory_deviation=float(deviation),
+                    memory_between=between(float(memory), float(deviation), taught=bool(self._seen)),
                 )
         return self._corrected[point]
 

@@ -123,7 +123,7 @@ def plans(question: Question) -> list[Plan]:
 
 
 def rank(question: Question, found: Sequence[Plan], top: int | None = None) -> list[Ranked]:
-    """Plans that fit, the fastest first, then those that do not fit, the leanest first.
+    """Plans that fit, the fastest first and of equals the leanest, then those that do not fit, the leanest first.
 
     Args:
         question: what is asked.
@@ -135,7 +135,7 @@ def rank(question: Question, found: Sequence[Plan], top: int | None = None) -> l
     times, memory = step_time(shape, setup, device), peak_memory(shape, setup, device)
     seconds, needed = _column(times.total, found), _column(memory.total, found)
     fits = needed <= device.memory_bytes
-    order = np.lexsort((np.where(fits, seconds, needed), ~fits))[:top]
+    order = np.lexsort((needed, np.where(fits, seconds, needed), ~fits))[:top]
     parts = {
         "compute": times.compute,
         "communication": times.exposed_communication,

@@ -6,7 +6,7 @@ import pytest
 
 from harness.plan import Plan
 from harness.predict import machine
-from harness.predict.forecast import Forecaster, fits
+from harness.predict.forecast import Forecaster, between, fits
 from harness.search.spaces import Point
 from harness.workloads.cnn import Cnn, load_digits
 from tests.predict.test_machine import calibration
@@ -74,10 +74,22 @@ def test_a_plan_that_is_predicted_not_to_fit_is_refused_in_one_sentence() -> Non
 
 
 def test_near_the_limit_only_a_launch_tells_and_more_so_the_less_is_known() -> None:
-    known = [fits(100.0, 0.1, limit) for limit in (50.0, 90.0, 110.0, 200.0)]
-    assert known == [False, None, None, True]
-    assert fits(100.0, 0.01, 90.0) is False
-    assert fits(100.0, 0.5, 200.0) is None
+    assert [fits(between(100.0, 0.1), limit) for limit in (50.0, 90.0, 110.0, 200.0)] == [False, None, None, True]
+    assert fits(between(100.0, 0.01), 90.0) is False
+    assert fits(between(100.0, 0.5), 200.0) is None
+
+
+def test_what_surely_fits_trials_must_have_said() -> None:
+    made = forecaster()
+    untaught = made.forecast(point(PLANS[0]))
+    assert untaught is not None
+    limit = 2 * untaught.peak_memory_bytes
+    assert (untaught.fits(limit), untaught.fits(2 * limit), untaught.fits(limit / 4)) == (None, True, False)
+    for of in PLANS:
+        made.learn(point(of), row(made, of))
+    taught = made.forecast(point(PLANS[0]))
+    assert taught is not None
+    assert taught.fits(limit) is True
 
 
 def test_of_many_plans_that_do_not_fit_about_one_in_twenty_is_launched_anyway() -> None:

@@ -35,7 +35,8 @@ def test_the_fastest_plan_that_fits_comes_first_and_parts_add_up() -> None:
     ranked = ask(question())
     fitting = [one for one in ranked if one.fits]
     assert ranked[: len(fitting)] == fitting
-    assert [one.step_time_s for one in fitting] == sorted(one.step_time_s for one in fitting)
+    order = [(one.step_time_s, one.needed_bytes) for one in fitting]
+    assert order == sorted(order)
     for one in ranked[:5]:
         assert sum(one.shares.values()) == pytest.approx(1.0)
         assert sum(one.memory.values()) == pytest.approx(one.needed_bytes)

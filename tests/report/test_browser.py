@@ -310,7 +310,7 @@ def compared(browser: Any, tmp_path: Path) -> Open:
             for row in typical():
                 rate = {f"tokens_per_s{end}": row.get("tokens_per_s", 0.0) * speed for end in ("", "_low", "_high")}
                 slower = rate if row["outcome"] == "ok" else {}
-                store.append(hardware, SWEEP, {**row, **slower, "trial_id": f"{hardware[:3]}-{row['trial_id']}"})
+                store.append(hardware, SWEEP, {**row, **slower, "trial_id": f"{speed:.0f}-{row['trial_id']}"})
         for at, hardware in enumerate((HARDWARE, HOSTILE_PLACE), start=1):
             store.write_peaks(hardware, {"usable_cores": 2 * at, "flops_per_s": {"fp32": at * 1e11}})
         path, _ = compare([store.root], "html", tmp_path / "reports")
@@ -319,7 +319,7 @@ def compared(browser: Any, tmp_path: Path) -> Open:
     return of
 
 
-HOSTILE_PLACE = "xyz-<b onmouseover=alert(1)>"
+HOSTILE_PLACE = "synthetic-2core-<b onmouseover=alert(1)>"
 
 
 @pytest.mark.parametrize(("width", "dark"), [(WIDE, False), (WIDE, True), (NARROW, False)])

@@ -11,6 +11,11 @@ Multi-node rows of each model are predicted from a fit to the other model's and 
 of each width from a fit to the other width's and the multi-node rows; weak scaling from a fit to both. Of H100, one
 constant (the share of its peak that matrix products reach) is fitted to the rows of 8 devices.
 
+Rows that lie beside this script, in `published`: eight Megatron runs of 22 B to 1 T parameters, to which nothing is
+fitted (Korthikanti et al. 2022, arXiv:2205.05198, table 5), and MPT trained with FSDP (LLM-foundry's table of
+benchmarks, 2023) on A100 and on H100 at 700 W, to which the share of the peak that fused attention reaches is fitted,
+and on H100 that of matrix products: each size is predicted from a fit to the other ones, A100-40 from a fit to A100-80.
+
 What a layer takes can be read off the single-node rows, as they are put together from pieces: a table of its own.
 The last table has the constants fitted to all rows of the first two files: what `harness/predict/devices` ships.
 """
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
     from harness.predict.fit import Floats, Observed
     from harness.predict.table import Run
 
+LITTLE = 0.3
+"""Trust in the priors of constants that are fitted to these rows alone."""
 COMPOSED = 0.5
 """Weight of single-node residuals: these rows are put together from pieces that several of them share."""
 HEADER = ("rows", "fitted on", "n", "MAPE", "median", "P95", "Kendall tau", "regret of the top choice", "constant MFU")
@@ -124,6 +131,35 @@ def a100(folder: Path, device: Device) -> tuple[list[list[str]], Device]:
     return lines, everything
 
 
+def beside(efficiency: Any) -> tuple[list[list[str]], list[list[str]]]:
+    """Lines of the tables beside this script, and the constants that are fitted to them."""
+    from harness.predict.devices import device as described
+    from harness.predict.fit import fit, leave_out
+
+    folder = common.HERE / "published"
+    a100, h100, small = (described(name) for name in ("A100-80", "H100", "A100-40"))
+    plain = {id(d): replace(d, efficiency=efficiency) for d in (a100, h100, small)}
+    megatron = read(folder, "megatron_a100_80g_recompute.csv")
+    lines = [line("Megatron, A100-80", "never", megatron, observed(megatron).predicted(plain[id(a100)]))]
+    constants = []
+    for device, name, free in (
+        (a100, "mpt_a100_80g.csv", ["attention_share"]),
+        (h100, "mpt_h100.csv", ["attention_share", "matmul_share"]),
+    ):
+        runs = read(folder, name)
+        sizes = {size: observed(some) for size, some in split(runs, lambda run: str(run.shape.width)).items()}
+        predicted = leave_out(plain[id(device)], sizes, names=free, trust=LITTLE)
+        ordered = [run for some in split(runs, lambda run: str(run.shape.width)).values() for run in some]
+        seconds = [value for size in sizes for value in predicted[size]]
+        lines.append(line(f"MPT, {device.name}", f"{' and '.join(free)} on other sizes", ordered, seconds))
+        own = fit(plain[id(device)], [observed(runs)], free, trust=LITTLE).efficiency
+        constants += [[device.name, constant, f"{float(getattr(own, constant)):.3g}"] for constant in free]
+        if device is a100:
+            few = read(folder, "mpt_a100_40g.csv")
+            lines.append(line("MPT, A100-40", "A100-80", few, observed(few).predicted(replace(small, efficiency=own))))
+    return lines, constants
+
+
 def read_off(folder: Path, device: Device) -> list[list[str]]:
     """Milliseconds of a layer and of the rest of a micro-batch: single-node rows without a pipeline are linear in both.
 
@@ -198,11 +234,16 @@ def main() -> None:
     folder = Path(options.reference)
     lines, fitted = a100(folder, described("A100-80-4xHDR"))
     more, memory, share = h100(folder, fitted.efficiency)
-    common.print_table(HEADER, [*lines, *more])
+    published, own = beside(fitted.efficiency)
+    common.print_table(HEADER, [*lines, *more, *published])
     common.print_table(("run", "reserved, GiB", "predicted", "error"), memory)
     parts = ("width", "tp", "micro-batch", "a layer, ms", "predicted", "rest of a micro-batch, ms", "predicted")
     common.print_table(parts, read_off(folder, described("A100-80-4xHDR")), "Read off the single-node rows.")
-    constants = [[f.name, f"{getattr(fitted.efficiency, f.name):.3g}"] for f in fields(Efficiency)]
+    common.print_table(("device", "constant", "fitted to MPT"), own)
+    names = [
+        f.name for f in fields(Efficiency) if f.name != "attention_share"
+    ]  # which no run of these says anything of
+    constants = [[name, f"{getattr(fitted.efficiency, name):.3g}"] for name in names]
     common.print_table(("constant", "fitted to all A100 rows"), constants, f"matmul_share of H100: {share:.3g}")
 
 

@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 PRIORS: dict[str, tuple[float, float]] = {
     "matmul_share": (0.8, 0.15),
     "half_dim": (80.0, 0.7),
+    "attention_share": (0.5, 0.3),
     "memory_share": (0.9, 0.15),
     "host_layer_s": (3e-3, 0.7),
     "host_collective_s": (3e-5, 0.7),
@@ -85,10 +86,12 @@ def leave_out(
     groups: Mapping[str, Observed],
     always: Sequence[Observed] = (),
     names: Sequence[str] = tuple(PRIORS),
+    *,
+    trust: float = 1.0,
 ) -> dict[str, Floats]:
     """Step times of each group, predicted from a fit to the other groups and to what `always` counts."""
     return {
-        name: group.predicted(fit(device, [*always, *(g for n, g in groups.items() if n != name)], names))
+        name: group.predicted(fit(device, [*always, *(g for n, g in groups.items() if n != name)], names, trust=trust))
         for name, group in groups.items()
     }
 

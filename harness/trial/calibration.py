@@ -25,7 +25,7 @@ FILE = "calibration.json"
 SECONDS = 0.01
 """How long each operation is repeated, in s; about thirty of them are measured."""
 PROBES_S = 20.0
-"""No short training is begun after so many seconds of them."""
+"""No short training is begun for the first time after so many seconds of them; a small model takes half of it."""
 FEWEST, MOST = 3, 50
 BATCHES = (1, 8)
 """Samples whose tokens are the rows of products."""

@@ -73,14 +73,18 @@ def split(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, list[Run]
 
 
 def held_out(
-    device: Device, groups: Mapping[str, list[Run]], weight: float, always: Observed
+    device: Device,
+    groups: Mapping[str, list[Run]],
+    weight: float = 1.0,
+    always: Sequence[Observed] = (),
+    **options: Any,
 ) -> tuple[list[Run], Floats]:
-    """All runs, and what fits to the other groups predict of each."""
+    """All runs, and what fits to the other groups predict of each; options are those of `harness.predict.fit`."""
     import numpy as np
 
     from harness.predict.fit import leave_out
 
-    predicted = leave_out(device, {name: observed(runs, weight) for name, runs in groups.items()}, [always])
+    predicted = leave_out(device, {name: observed(runs, weight) for name, runs in groups.items()}, always, **options)
     return [run for runs in groups.values() for run in runs], np.concatenate([predicted[name] for name in groups])
 
 
@@ -119,10 +123,10 @@ def a100(folder: Path, device: Device) -> tuple[list[list[str]], Device]:
         others = {n: r for n, r in by_model.items() if n != name}
         known = fit(device, [*(observed(r) for r in others.values()), observed(single, COMPOSED)])
         lines.append(line(f"multi-node, {name}", "other model, single node", runs, observed(runs).predicted(known)))
-    runs, predicted = held_out(device, by_model, 1.0, observed(single, COMPOSED))
+    runs, predicted = held_out(device, by_model, always=[observed(single, COMPOSED)])
     lines.append(line("multi-node, both", "other model, single node", runs, predicted))
     by_width = split(single, lambda run: f"width {run.shape.width}")
-    runs, predicted = held_out(device, by_width, COMPOSED, observed(multi))
+    runs, predicted = held_out(device, by_width, COMPOSED, [observed(multi)])
     lines.append(line("single node", "other width, multi-node", runs, predicted))
     everything = fit(device, [observed(multi), observed(single, COMPOSED)])
     weak = read(folder, "megatron_a100_80g_weak_scaling.csv")
@@ -134,29 +138,27 @@ def a100(folder: Path, device: Device) -> tuple[list[list[str]], Device]:
 def beside(efficiency: Any) -> tuple[list[list[str]], list[list[str]]]:
     """Lines of the tables beside this script, and the constants that are fitted to them."""
     from harness.predict.devices import device as described
-    from harness.predict.fit import fit, leave_out
+    from harness.predict.fit import fit
 
     folder = common.HERE / "published"
-    a100, h100, small = (described(name) for name in ("A100-80", "H100", "A100-40"))
-    plain = {id(d): replace(d, efficiency=efficiency) for d in (a100, h100, small)}
+    large, hopper = (replace(described(name), efficiency=efficiency) for name in ("A100-80", "H100"))
     megatron = read(folder, "megatron_a100_80g_recompute.csv")
-    lines = [line("Megatron, A100-80", "never", megatron, observed(megatron).predicted(plain[id(a100)]))]
+    lines = [line("Megatron, A100-80", "never", megatron, observed(megatron).predicted(large))]
     constants = []
     for device, name, free in (
-        (a100, "mpt_a100_80g.csv", ["attention_share"]),
-        (h100, "mpt_h100.csv", ["attention_share", "matmul_share"]),
+        (large, "mpt_a100_80g.csv", ["attention_share"]),
+        (hopper, "mpt_h100.csv", ["attention_share", "matmul_share"]),
     ):
         runs = read(folder, name)
-        sizes = {size: observed(some) for size, some in split(runs, lambda run: str(run.shape.width)).items()}
-        predicted = leave_out(plain[id(device)], sizes, names=free, trust=LITTLE)
-        ordered = [run for some in split(runs, lambda run: str(run.shape.width)).values() for run in some]
-        seconds = [value for size in sizes for value in predicted[size]]
-        lines.append(line(f"MPT, {device.name}", f"{' and '.join(free)} on other sizes", ordered, seconds))
-        own = fit(plain[id(device)], [observed(runs)], free, trust=LITTLE).efficiency
+        by_size = split(runs, lambda run: str(run.shape.width))
+        fitted = f"{' and '.join(free)} on other sizes"
+        lines.append(line(f"MPT, {device.name}", fitted, *held_out(device, by_size, names=free, trust=LITTLE)))
+        own = fit(device, [observed(runs)], free, trust=LITTLE).efficiency
         constants += [[device.name, constant, f"{float(getattr(own, constant)):.3g}"] for constant in free]
-        if device is a100:
+        if device is large:
             few = read(folder, "mpt_a100_40g.csv")
-            lines.append(line("MPT, A100-40", "A100-80", few, observed(few).predicted(replace(small, efficiency=own))))
+            small = replace(described("A100-40"), efficiency=own)
+            lines.append(line("MPT, A100-40", "A100-80", few, observed(few).predicted(small)))
     return lines, constants
 
 

@@ -29,7 +29,7 @@ SURELY_NOT = 1.645
 SURELY = 2.33
 """Likewise below the limit if it surely fits: wrong once in a hundred."""
 UNTAUGHT = 4.0
-"""How many times as much as its tensors a process may hold, as long as no trial says how much it does; 3.2 was seen."""
+"""How many times as much as its tensors a process may hold, as long as no trial says how much it does."""
 CLEARLY = 2.0
 """A plan whose closed form is so many times below the limit, by the worst error seen, is not looked at closer."""
 LEARNT_FROM = 200

@@ -36,7 +36,8 @@ def probes(experiment: Experiment) -> tuple[Plan, ...]:
     usual = {name: shown[0][name] for name in COMPUTES}
     one, two = _ways(shown, usual)
     divided = [usual | settings for plan in shown if (settings := _divided(plan, world))]
-    formats = dict.fromkeys(plan["precision"] for plan in shown if plan["precision"] not in _alike(shown))
+    alike = _alike(shown)
+    formats = dict.fromkeys(plan["precision"] for plan in shown if plan["precision"] not in alike)
     divided += [settings | {"precision": of} for settings in divided if "tp" in settings for of in formats]
     samples = _most(workload.global_batch_size, world)
     wanted = [

@@ -57,7 +57,7 @@ def main() -> None:
     given = common.arguments(
         __doc__, repeats=5, workload="gpt-nano", micro_batch_size=4, seconds=2.5, families="ddp,zero1,zero2,zero3"
     )
-    from harness.hardware import detect
+    from harness.machine.hardware import detect
 
     options = ("--workload", given.workload, "--seconds", str(given.seconds))
     threads = max(1, detect().usable_cores // 2)

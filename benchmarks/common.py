@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.experiment import Experiment
+    from harness.sweep.experiment import Experiment
     from harness.trial.runner import Runner
 
 HERE = Path(__file__).resolve().parent
@@ -119,7 +119,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *notes: st
     """A Markdown table under the command that makes it, the date and the machine."""
     import torch
 
-    from harness.hardware import detect
+    from harness.machine.hardware import detect
 
     machine = detect()
     print(f"\n`python {shlex.join(('benchmarks/' + Path(sys.argv[0]).name, *sys.argv[1:]))}`")
@@ -133,8 +133,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *notes: st
 
 def experiment(workload: str, folder: str = "unused") -> Experiment:
     """A default sweep on two ranks, prepared as the command prepares it; nothing is written."""
-    from harness.config import SweepConfig
-    from harness.experiment import prepare
+    from harness.sweep.config import SweepConfig
+    from harness.sweep.experiment import prepare
 
     results, reports = Path(folder, "results"), Path(folder, "reports")
     return prepare(SweepConfig(workload=workload, world_size=2, results=results, reports=reports))
@@ -144,8 +144,8 @@ def experiment(workload: str, folder: str = "unused") -> Experiment:
 def runner(workload: str, *, seconds: float = 2.5) -> Iterator[tuple[Runner, Experiment]]:
     """A Runner as a sweep makes it, with its results in a folder that is removed, and what it was prepared from."""
     from harness.launchers import create
-    from harness.store import Store
-    from harness.trial.job import Measurement
+    from harness.launchers.job import Measurement
+    from harness.store.store import Store
     from harness.trial.runner import Runner
 
     with tempfile.TemporaryDirectory() as folder, create("local") as launcher:

@@ -1,7 +1,7 @@
 """What adaptive windows and racing save, and whether they ever end the plan that would have won.
 
 An exhaustive table is recorded first: every plan of a small grid, each with the same long fixed window. Then sweeps
-over this table are replayed in random orders, by the rules the ranks use (harness.trial.stopping), against a fixed
+over this table are replayed in random orders, by the rules the ranks use (harness.rank.stopping), against a fixed
 measurement of 20 steps. Nothing but the order and the rules is simulated: each step's time is a recorded one.
 
     steps      time in steps, of all plans together, as a share of the fixed measurement's
@@ -43,7 +43,7 @@ def grid() -> list[dict[str, Any]]:
 
 def record(steps: int, workload: str) -> list[dict[str, Any]]:
     """Each plan's step times on the slowest rank, and what its launch took besides."""
-    from harness.trial.job import Measurement
+    from harness.launchers.job import Measurement
 
     found = []
     with common.runner(workload) as (made, prepared):
@@ -65,7 +65,7 @@ def record(steps: int, workload: str) -> list[dict[str, Any]]:
 
 def window(times: list[float], settings: Any) -> tuple[list[float], Any]:
     """The steps that are run, and why they end; looked at after every step."""
-    from harness.trial.stopping import why_stop
+    from harness.rank.stopping import why_stop
 
     for count in range(1, len(times) + 1):
         if stop := why_stop(times[:count], settings):
@@ -75,8 +75,8 @@ def window(times: list[float], settings: Any) -> tuple[list[float], Any]:
 
 def replay(table: list[dict[str, Any]], order: list[int], settings: Any) -> tuple[float, int, set[int]]:
     """(time in steps, the chosen plan, plans ended by racing) of one sweep."""
+    from harness.rank.stopping import Stop
     from harness.statistics import median, median_interval
-    from harness.trial.stopping import Stop
 
     spent, medians, ended = 0.0, {}, set()
     rival: float | None = None
@@ -95,7 +95,7 @@ def replay(table: list[dict[str, Any]], order: list[int], settings: Any) -> tupl
 def main() -> None:
     """Record, replay, print the table."""
     given = common.arguments(__doc__, steps=40, replays=1000, workload="gpt-nano")
-    from harness.config import SweepConfig
+    from harness.sweep.config import SweepConfig
 
     table = record(given.steps, given.workload)
     truth = [statistics.median(entry["times"]) for entry in table]

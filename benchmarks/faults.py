@@ -24,8 +24,8 @@ def main() -> int:
     given = common.arguments(__doc__, covering=False, match="", json="")
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
     from harness import launchers
-    from harness.sweep import REFERENCE_STEPS
-    from harness.trial.job import Measurement
+    from harness.launchers.job import Measurement
+    from harness.sweep.sweep import REFERENCE_STEPS
     from tests.faults import matrix
     from tests.tiny import Laboratory
 

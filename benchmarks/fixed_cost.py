@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import common
 
 if TYPE_CHECKING:
-    from harness.experiment import Experiment
+    from harness.sweep.experiment import Experiment
 
 TRIALS = 25
 """Trials of the search that is timed; the sampler draws the first ten at random."""
@@ -27,10 +27,10 @@ TRIALS = 25
 
 def search_seconds(experiment: Experiment) -> float:
     """Median time from one trial's result to the next plan: tell, ask, check, and the journal on disk."""
-    from harness.records import Outcome
     from harness.search import loop
     from harness.search.evaluation import Budget, Evaluation
     from harness.search.study import open_study
+    from harness.store.records import Outcome
 
     rng = random.Random(0)
     told: list[float] = []

@@ -25,11 +25,11 @@ def blocks(job, rank: int) -> None:  # runs in every rank
     import torch
     import torch.distributed as dist
 
-    from harness.trial.agreement import Agreement
-    from harness.trial.events import EventWriter
-    from harness.trial.measure import RankTrial
-    from harness.trial.memory import memory_of
-    from harness.trial.rank import build, device_of, join
+    from harness.launchers.events import EventWriter
+    from harness.rank.agreement import Agreement
+    from harness.rank.main import build, device_of, join
+    from harness.rank.measure import RankTrial
+    from harness.rank.peak_memory import memory_of
 
     device = device_of(rank, job.facts.device_type)
     torch.set_num_threads(job.threads)
@@ -71,8 +71,8 @@ def blocks(job, rank: int) -> None:  # runs in every rank
 
 def main() -> None:
     """Launch, collect, print the table."""
+    from harness.launchers.job import Deadlines
     from harness.statistics import median_interval
-    from harness.trial.job import Deadlines
 
     given = common.arguments(__doc__, launches=3, workload="gpt-nano", strategies="ddp,zero2,zero3")
     table = []

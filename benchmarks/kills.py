@@ -125,7 +125,7 @@ def hit(process: subprocess.Popen[str], how: str, folder: Path, found: Found) ->
 def check(folder: Path, found: Found, *, running: bool = True) -> None:
     """Read everything as a user would, and compare with what was there before."""
     from harness import report
-    from harness.store import Store
+    from harness.store.store import Store
 
     store = Store(folder / "results")
     trials, steps = store.trials(NAME), store.steps(NAME)
@@ -202,8 +202,8 @@ def server_kills(number: int, folder: Path, rng: random.Random) -> Found:
 
 def finish(folder: Path, found: Found) -> None:
     """Resume once more for two trials."""
-    from harness.records import Outcome
-    from harness.store import Store
+    from harness.store.records import Outcome
+    from harness.store.store import Store
 
     outcomes = list(Store(folder / "results").trials(NAME)["outcome"])
     launched = sum(o not in (Outcome.INFEASIBLE, Outcome.INTERRUPTED, Outcome.PREEMPTED) for o in outcomes)
@@ -218,7 +218,7 @@ def main() -> int:
     """Hit, check and print the table."""
     given = common.arguments(__doc__, kills=20, hit="kill", seed=0)
     sys.path.insert(0, str(common.HERE.parent))
-    from harness.store import Store
+    from harness.store.store import Store
 
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as name:

@@ -21,7 +21,7 @@ METRICS = ("step_time_s", "setup_s", "tokens_per_s", "energy_j")
 
 def made(number: int, suite, rng: random.Random):
     """One invented night."""
-    from harness.regress.history import SCREEN, Night, Session
+    from harness.nightly.history import SCREEN, Night, Session
 
     values = {
         plan: {metric: [rng.lognormvariate(0, 0.02) for _ in range(3)] for metric in METRICS} for plan in suite.plans
@@ -43,7 +43,7 @@ def made(number: int, suite, rng: random.Random):
 
 def the_suite():
     """Fifty plans."""
-    from harness.regress.suite import Suite
+    from harness.nightly.suite import Suite
 
     return Suite(
         name="long", plans={f"plan-{number}": {"bucket_mb": number} for number in range(PLANS)}, metrics=METRICS
@@ -53,8 +53,8 @@ def the_suite():
 def judged(root: Path) -> None:
     """In a fresh process: read and judge."""
     begin = time.perf_counter()
-    from harness.regress.history import CONFIRM, History, Session
-    from harness.regress.judge import judge
+    from harness.nightly.history import CONFIRM, History, Session
+    from harness.nightly.judge import judge
 
     suite, rng = the_suite(), random.Random(1)
     nights = History(root, suite.name, "invented").nights()
@@ -83,7 +83,7 @@ def main() -> None:
     if given.judge:
         judged(Path(given.judge))
         return
-    from harness.regress.history import History
+    from harness.nightly.history import History
 
     with tempfile.TemporaryDirectory() as folder:
         suite, rng = the_suite(), random.Random(0)

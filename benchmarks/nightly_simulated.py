@@ -4,7 +4,7 @@ Each series has 90 nights of one metric of one plan. "noise": every session has 
 the sessions are 5 to 30 % slower besides. "drift": the machine's speed wanders as an AR(1) process (coefficient 0.95,
 standard deviation 1 %) besides the noise; the canary, which runs on the same machine, wanders with it and has 0.5 % of
 noise of its own. "drift, no canary": nothing is known of the canary. Fresh sessions of a suspicion share their night's
-drift. The judge is harness.regress.judge with the defaults of a suite.
+drift. The judge is harness.nightly.judge with the defaults of a suite.
 
 Beside it, on the same series without their canaries: a fixed threshold of 5 % against the night before, a rolling
 median of 14 nights with a threshold of 5 %, and Apache Otava with its defaults, where it is installed: over the whole
@@ -54,7 +54,7 @@ class World:
 
     def session(self, purpose: str):
         """What a session of this night sees."""
-        from harness.regress.history import Session
+        from harness.nightly.history import Session
 
         value = self.drift + self.slower + self.rng.gauss(0, 0.02)
         if self.kind == "spikes" and self.rng.random() < 0.05:
@@ -67,9 +67,9 @@ class World:
 
 def followed(kind: str, seed: int, shift: float, nights: int) -> tuple[list[int], list[str | None], list[float]]:
     """(nights with a CONFIRMED, what each of them dates the change to, the series) of one simulated series."""
-    from harness.regress.history import CONFIRM, SCREEN, Night
-    from harness.regress.judge import judge
-    from harness.regress.suite import Suite
+    from harness.nightly.history import CONFIRM, SCREEN, Night
+    from harness.nightly.judge import judge
+    from harness.nightly.suite import Suite
 
     suite = Suite(name="simulated", plans={"plan": {}}, metrics=("step_time_s",))
     world, past, confirmed, dated, values = World(kind, random.Random(seed)), [], [], [], []

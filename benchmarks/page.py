@@ -45,7 +45,7 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     from harness.report import build
-    from harness.store import Store
+    from harness.store.store import Store
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or sys.exit("there is no chromium here")
     table = []

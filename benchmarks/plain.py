@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 
 from harness import workloads
-from harness.trial.clock import clock_for
+from harness.rank.clock import clock_for
 
 WARMUP_STEPS, MIN_STEPS = 4, 5
 DEFAULTS: dict[str, Any] = {

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from harness.trial.memory import Memory, memory_of
+from harness.rank.peak_memory import Memory, memory_of
 
 Step = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
 """(number of the step, inputs, targets) -> mean loss of this rank's samples, None where it is not seen."""

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import common
 
 if TYPE_CHECKING:
-    from harness.predict.ranking import Question
-    from harness.workloads.base import Workload
+    from harness.predict.cluster_plans import Question
+    from harness.workloads.workload import Workload
 
 MODEL = "gpt:blocks=80,width=8192,heads=64"
 SEQ_LEN, GLOBAL_BATCH = 4096, 1024
@@ -50,7 +50,7 @@ PLANS: dict[str, dict[str, Any]] = {
 
 def asked() -> tuple[Question, Workload]:
     """The question of the cluster, and the workload."""
-    from harness.predict.commands import question_of
+    from harness.cli.predict_commands import question_of
     from harness.predict.devices import parse_cluster
     from harness.workloads import create
 
@@ -82,7 +82,7 @@ def traced(name: str) -> dict[str, Any]:
 
 def ranked(count: int) -> dict[str, Any]:
     """In a fresh process: seconds of enumerating the cluster's plans, and of ranking `count` of them."""
-    from harness.predict.ranking import plans, rank
+    from harness.predict.cluster_plans import plans, rank
 
     question, _ = asked()
     begin = time.perf_counter()

@@ -23,8 +23,8 @@ OPTIONS = "--strategies ddp,zero1,zero2,precision --trials 10 --measure 1s"
 
 def swept(name: str, folder: str, options: list[str]) -> tuple[str, frozenset[str], str]:
     """(plan_id of the winner, those that are tied with it, its name) of one sweep."""
-    from harness.report.view import SweepView
-    from harness.store import Store
+    from harness.report.sweep_view import SweepView
+    from harness.store.store import Store
 
     command = [sys.executable, "-m", "harness", "sweep", "--name", name, "--json", *options]
     done = subprocess.run(command, cwd=folder, env=common.environment(), capture_output=True, text=True)

@@ -60,8 +60,8 @@ def rows(count: int) -> Iterator[dict[str, Any]]:
 def read(root: Path) -> None:
     """In a fresh process: open and rank everything, then one sweep as a report does."""
     begin = time.perf_counter()
-    from harness.report.view import SweepView
-    from harness.store import Store
+    from harness.report.sweep_view import SweepView
+    from harness.store.store import Store
 
     imported = time.perf_counter()
     trials = Store(root).trials()
@@ -79,7 +79,7 @@ def main() -> None:
     if given.read:
         read(Path(given.read))
         return
-    from harness.store import Store
+    from harness.store.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         store, begin = Store(folder), time.perf_counter()

@@ -18,7 +18,7 @@ PHASES = ("launch_s", "setup_s", "warmup_s", "measure_s", "teardown_s")
 
 def main() -> None:
     """Print one row for each sweep."""
-    from harness.store import Store
+    from harness.store.store import Store
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME")

@@ -104,7 +104,7 @@ def steps(of: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFram
 
 def write(frame: pd.DataFrame, table: str, columns: Any, path: Path) -> None:
     """A frame as a parquet file of the store, columns that it lacks as nulls."""
-    from harness.store import arrow_schema
+    from harness.store.store import arrow_schema
 
     schema = arrow_schema(columns)
     arrays = [
@@ -127,8 +127,8 @@ def build(folder: Path, sweeps: int, count: int, step_count: int, files: int = 1
         step_count: steps of each rank of a trial.
         files: of each sweep and table; many are what a sweep under way leaves.
     """
-    from harness.records import SCHEMA_VERSION, STEPS, TRIALS
-    from harness.store import Store
+    from harness.store.records import SCHEMA_VERSION, STEPS, TRIALS
+    from harness.store.store import Store
 
     plans, rng, store = plan_rows(), np.random.default_rng(0), Store(folder)
     for sweep in range(sweeps):

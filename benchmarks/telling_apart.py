@@ -2,8 +2,9 @@
 
 One plan is launched many times in a row, each launch a fresh start as in the finals of a sweep. Launches that follow
 each other are dealt out to two sides as a sweep deals them (A B, B A, A B, ...), and the rounds go on as a sweep's do:
-at least three, until a difference of 5 % would be seen, at most twelve (harness.launches, harness.standings). For the
-second question the step times of one side are taken 5 % longer than they were recorded.
+at least three, until a difference of 5 % would be seen, at most twelve (harness.sweep.launches,
+harness.store.standings). For the second question the step times of one side are taken 5 % longer than they were
+recorded.
 
 "pairs" begin where the last one ended, so they share no launch. "of 200" begin at 200 places spread evenly over the
 launches: they overlap, and so say the same rate with less luck, not with more independence.
@@ -24,8 +25,8 @@ OVERLAPPING = 200
 
 def launches(count: int, workload: str) -> list[dict[str, Any]]:
     """Rows of fresh launches of one plan."""
-    from harness.config import SweepConfig
-    from harness.records import Role
+    from harness.store.records import Role
+    from harness.sweep.config import SweepConfig
 
     rows = []
     with common.runner(workload) as (made, prepared):
@@ -50,9 +51,9 @@ def compared(rows: list[dict[str, Any]], slowdown: float) -> tuple[bool, int] | 
 
     None if there are not rows enough.
     """
-    from harness.config import SweepConfig, parse_share
-    from harness.launches import MOST_ROUNDS
-    from harness.standings import standings
+    from harness.store.standings import standings
+    from harness.sweep.config import SweepConfig, parse_share
+    from harness.sweep.launches import MOST_ROUNDS
 
     config, dealt = SweepConfig(), []
     for number in range(1, min(MOST_ROUNDS, len(rows) // 2) + 1):

@@ -1,6 +1,6 @@
 """`python -m harness`."""
 
 if __name__ == "__main__":
-    from harness.cli import main
+    from harness.cli.app import main
 
     main()

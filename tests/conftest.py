@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness import launchers
-from harness.launchers.base import Launcher
+from harness.launchers.launcher import Launcher
 from tests.tiny import Laboratory
 
 LAUNCHES = ("e2e", "faults", "launchers")

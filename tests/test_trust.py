@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.launchers.base import Launcher
-from harness.store import Store
-from harness.sweep import new_name
-from harness.trial.job import Deadlines, Job, Measurement
+from harness.launchers.job import Deadlines, Job, Measurement
+from harness.launchers.launcher import Launcher
+from harness.store.store import Store
+from harness.sweep.sweep import new_name
 from harness.trial.supervise import follow
 from tests.test_architecture import FILES, imports
 from tests.tiny import facts, plan

@@ -14,14 +14,14 @@ import numpy.typing as npt
 from torch import nn
 
 import strategies
-from harness import feasible
-from harness.launchers.base import Launcher
+from harness.launchers.job import Measurement
+from harness.launchers.launcher import Launcher
 from harness.plan import Plan, complete
-from harness.store import Store
-from harness.trial.job import Measurement
+from harness.search import feasible
+from harness.store.store import Store
 from harness.trial.runner import Runner
-from harness.workloads.base import Workload
 from harness.workloads.gpt import Gpt
+from harness.workloads.workload import Workload
 from strategies import Facts, Knob, Setting
 
 STEPS = 8

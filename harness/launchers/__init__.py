@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 from harness.errors import UnknownNameError
-from harness.launchers.base import Launcher
+from harness.launchers.launcher import Launcher
 
 LAUNCHERS = {
     "local": "harness.launchers.local:LocalLauncher",

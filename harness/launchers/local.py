@@ -16,9 +16,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from harness.errors import MeasurementError, no_temporary_folder
-from harness.launchers.base import Launcher, RankExit, Ranks
+from harness.launchers.job import Job
+from harness.launchers.launcher import Launcher, RankExit, Ranks
 from harness.launchers.processes import PATIENCE, alive, die_first, die_with_parent, kill_below, kill_group, kill_marked
-from harness.trial.job import Job
 
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
@@ -41,7 +41,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["harness.launchers.preload"])
+        self._context.set_forkserver_preload(["harness.rank.preload"])
 
     def warm_up(self) -> None:
         with _environment(), _no_interrupt():
@@ -112,7 +112,7 @@ def _run(target: Callable[[Any, int], None] | None, job: Job, rank: int) -> None
     die_first()
     # The server ends when nobody holds this pipe; in the hands of ranks it would outlive a parent that was killed.
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
-    from harness.trial import rank as rank_side
+    from harness.rank import main as rank_side
 
     (target or rank_side.main)(job, rank)
 

@@ -19,7 +19,7 @@ from harness.errors import InputError, UnknownNameError
 from harness.predict.shape import Number
 
 if TYPE_CHECKING:
-    from harness.predict.probes import Probes
+    from harness.predict.probe_factors import Probes
 
 FOLDER = Path(__file__).with_name("devices")
 

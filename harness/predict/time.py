@@ -4,7 +4,7 @@
            + communication of gradients and weights that nothing hides + optimizer + fixed
 
 `harness.predict.costs` has the parts. On a machine on which short trainings were measured, each part is what they took
-(`harness.predict.probes`). Every formula takes numpy arrays element by element.
+(`harness.predict.probe_factors`). Every formula takes numpy arrays element by element.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.predict import probes
+from harness.predict import probe_factors as probes
 from harness.predict.costs import (
     exchange_seconds,
     head_seconds,

@@ -27,9 +27,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.trial.observe import watching
-from harness.trial.rank import build
-from harness.workloads.base import Workload
+from harness.rank.main import build
+from harness.rank.observe import watching
+from harness.workloads.workload import Workload
 from strategies import collectives, ddp, pipeline_parallel, training
 from strategies.base import Facts, Settings
 from strategies.training import Training

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from harness.errors import InputError
 from harness.plan import Plan
-from harness.predict.ranking import Question, Ranked, plans, rank, settings
+from harness.predict.cluster_plans import Question, Ranked, plans, rank, settings
 
 NODES = (0.25, 0.5, 1, 2, 4)
 """Multiples of the nodes that are looked at."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.report.live import Pages
-    from harness.store import Store
+    from harness.store.store import Store
 
 
 def build(store: Store, hardware_id: str, sweep: str, folder: Path) -> Path:
@@ -31,8 +31,8 @@ def build(store: Store, hardware_id: str, sweep: str, folder: Path) -> Path:
     """
     # Imported here, since plotly takes longer to import than everything else that a command line needs.
     from harness.report.document import write
-    from harness.report.page import render
-    from harness.report.view import SweepView
+    from harness.report.sweep_page import render
+    from harness.report.sweep_view import SweepView
 
     return write(render(SweepView.read(store, hardware_id, sweep)), Path(folder) / f"{sweep}.html")
 
@@ -58,7 +58,7 @@ def also(formats: Sequence[str], store: Store, hardware_id: str, sweep: str, fol
     if not formats:
         return []
     from harness.report.exports import write
-    from harness.report.view import SweepView
+    from harness.report.sweep_view import SweepView
 
     return write(formats, SweepView.read(store, hardware_id, sweep), Path(folder))
 
@@ -70,8 +70,8 @@ def pages(store: Store, hardware_id: str, sweep: str, port: int) -> Pages:
         OSError: the port is in use.
     """
     from harness.report.live import Pages
-    from harness.report.page import render
-    from harness.report.view import SweepView
+    from harness.report.sweep_page import render
+    from harness.report.sweep_view import SweepView
 
     def made(state: str) -> str:
         store.problems.clear()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from harness.records import Outcome, Role
+from harness.labels import Row
 from harness.report import format as fmt
-from harness.report.labels import Row
-from harness.report.view import SweepView
-from harness.standings import Standings
+from harness.report.sweep_view import SweepView
+from harness.store.records import Outcome, Role
+from harness.store.standings import Standings
 
 LEAST_HEADROOM = 0.10
 """Share of its memory that a plan should leave free: real training has moments that a short trial has not."""

@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from harness.errors import StoreError
 from harness.report import format as fmt
-from harness.report.panels.base import Chart, Fragment, Table
+from harness.report.panels.panel import Chart, Fragment, Table
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("charts.js", "tables.js", "selection.js", "page.js")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError, StoreError, UnknownNameError
-from harness.report.labels import settings
-from harness.report.view import SweepView
+from harness.labels import settings
+from harness.report.sweep_view import SweepView
 
 if TYPE_CHECKING:
     import pandas as pd

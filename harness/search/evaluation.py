@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.plan import Plan
-from harness.records import Outcome
+from harness.store.records import Outcome
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.errors import InputError
 from harness.plan import Plan
-from harness.records import Outcome
 from harness.search.choosers import Chooser, Domain
 from harness.search.evaluation import Evaluation, Recorded, Ticket
 from harness.search.spaces import GLOBAL_BATCH_SIZE, Point, Spaces
+from harness.store.records import Outcome
 from strategies.base import Range, Setting
 
 _SPACE = "space"

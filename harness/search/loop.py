@@ -12,7 +12,6 @@ from dataclasses import replace
 import optuna
 
 from harness.plan import Plan
-from harness.records import Outcome
 from harness.search import samplers
 from harness.search.choosers import at_random
 from harness.search.evaluation import Budget, Evaluate, Evaluation, Event, Phase, Recorded, Refuse, Summary, Ticket
@@ -20,6 +19,7 @@ from harness.search.guide import Blind, Guide
 from harness.search.ledger import Ledger
 from harness.search.space import Space
 from harness.search.spaces import Point, Spaces
+from harness.store.records import Outcome
 
 FRUITLESS_DRAWS = 30
 """Draws in a row without a launch after which the sampler is passed over for a random plan that was not tried.

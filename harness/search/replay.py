@@ -14,12 +14,12 @@ from typing import Any
 import optuna
 
 from harness.plan import Plan
-from harness.records import Outcome
 from harness.search import loop, samplers
 from harness.search.choosers import Chooser, Domain, Reader
 from harness.search.evaluation import Budget, Evaluation, Ticket
 from harness.search.guide import Blind, Guide
 from harness.search.spaces import Point, Spaces
+from harness.store.records import Outcome
 from strategies.base import Setting
 
 NEAR = 0.02

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from harness import feasible
 from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan, complete
-from harness.search import showcases
+from harness.search import feasible, showcases
 from harness.search.choosers import Chooser, Domain, Reader, at_random, contains, every
 from harness.search.layout import Layout, divisors, factorisations
 from strategies.base import Facts, Knob, Range, Setting, Slot, Strategy

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.plan import Plan
 from harness.trial.runner import Runner
-from harness.workloads.base import Workload
+from harness.workloads.workload import Workload
 from strategies.base import Facts
 
 
@@ -24,12 +24,12 @@ def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts, *, anew:
         anew: whether it is measured although it is known.
 
     Returns:
-        What `harness.trial.peak` writes, with the number of usable cores; None if it could not be measured.
+        What `harness.rank.peak` writes, with the number of usable cores; None if it could not be measured.
     """
     known = runner.store.peaks(runner.hardware_id) or {}
     if "flops_per_s" in known and not anew:
         return known
-    from harness.trial import peak  # imports torch
+    from harness.rank import peak  # imports torch
 
     found = runner.apart(plan, workload, facts, peak.main, peak.FILE)
     if found is None:
@@ -48,11 +48,11 @@ def ranks(
         plan: any, of as many ranks as are asked about.
         workload: its shapes are measured.
         facts: those of that world.
-        probes: plans of which short trainings are measured (`harness.trial.probe`).
+        probes: plans of which short trainings are measured (`harness.rank.probe`).
         anew: whether it is measured although it is known.
 
     Returns:
-        What `harness.trial.calibration` writes; None if it could not be measured.
+        What `harness.rank.calibration` writes; None if it could not be measured.
     """
     known = runner.store.peaks(runner.hardware_id) or {}
     by_size: dict[str, Any] = dict(known.get("interconnect", {}))
@@ -60,7 +60,7 @@ def ranks(
     here, asked = by_size.get(size, {}), {plan.plan_id for plan in probes}
     same = here.get("shapes") == shapes
     if anew or not same or not asked <= set(here.get("asked", [])):
-        from harness.trial import calibration as measured  # imports torch
+        from harness.rank import calibration as measured  # imports torch
 
         target = partial(measured.main, plans=tuple(probes))
         found = runner.apart(plan, workload, facts, target, measured.FILE)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from harness.launchers.base import RankExit
-from harness.trial.events import Event, EventReader
+from harness.launchers.events import Event, EventReader
+from harness.launchers.launcher import RankExit
 from harness.trial.outcome import signal_name
 from harness.trial.supervise import Trace
 

@@ -7,9 +7,9 @@ import math
 import signal
 from dataclasses import dataclass, replace
 
-from harness.launchers.base import RankExit
-from harness.records import Outcome
-from harness.trial.events import EventReader
+from harness.launchers.events import EventReader
+from harness.launchers.launcher import RankExit
+from harness.store.records import Outcome
 from harness.trial.supervise import Trace, finished, last_stamp, where
 
 

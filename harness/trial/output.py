@@ -10,7 +10,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from harness.trial.job import Job
+from harness.launchers.job import Job
 
 KEPT = 16 << 10
 """Bytes that are kept of the beginning of a rank's output, and as many of its end."""

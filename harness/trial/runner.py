@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MeasurementError, StoreError, no_temporary_folder
-from harness.launchers.base import Launcher
-from harness.peaks import Peaks
+from harness.launchers.job import Deadlines, Job, Measurement
+from harness.launchers.launcher import Launcher
+from harness.machine import load as machine
 from harness.plan import Plan
-from harness.records import Outcome, Role
-from harness.standings import USABLE
-from harness.store import Store
-from harness.trial import evidence, machine, numerics, outcome, summary
-from harness.trial.job import Deadlines, Job, Measurement
+from harness.rank.stopping import Stop
+from harness.store.records import Outcome, Role
+from harness.store.standings import USABLE
+from harness.store.store import Store
+from harness.trial import evidence, numerics, outcome, summary
 from harness.trial.numerics import Curve
-from harness.trial.stopping import Stop
+from harness.trial.peaks import Peaks
 from harness.trial.supervise import TICK, Trace, follow
-from harness.workloads.base import Workload
+from harness.workloads.workload import Workload
 from strategies.base import Facts
 
 ATTEMPTS = 3

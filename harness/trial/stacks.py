@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from harness.trial.job import Job
+from harness.launchers.job import Job
 
 PATIENCE = 1.0
 """How long a rank may take to write its stacks, in s; a stopped process never does."""

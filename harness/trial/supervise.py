@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from harness.launchers.base import Launcher, RankExit, Ranks
-from harness.launchers.cgroups import RankGroups, available_bytes
+from harness.launchers.events import EventReader
+from harness.launchers.job import Deadlines, Job
+from harness.launchers.launcher import Launcher, RankExit, Ranks
+from harness.machine.cgroups import RankGroups, available_bytes
 from harness.trial import stacks
-from harness.trial.events import EventReader
-from harness.trial.job import Deadlines, Job
 from harness.trial.output import Outputs
 
 TICK = 0.25

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from harness.workloads.base import Workload
+    from harness.workloads.workload import Workload
 
 ENTRY_POINTS = "harness.workloads"
 """Entry-point group: the name that `--workload` takes -> a `Factory`."""

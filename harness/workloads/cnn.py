@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads.base import Workload
 from harness.workloads.data import counter_hash
+from harness.workloads.workload import Workload
 from strategies.base import ModelFacts
 
 if TYPE_CHECKING:

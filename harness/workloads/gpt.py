@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads.base import Workload
+from harness.workloads.workload import Workload
 from strategies.base import ModelFacts, Split
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ import pytest
 
 from harness import launchers
 from harness.errors import UnknownNameError
-from harness.launchers.base import Launcher, RankExit, Ranks
+from harness.launchers.job import Deadlines, Job, Measurement
+from harness.launchers.launcher import Launcher, RankExit, Ranks
 from harness.launchers.processes import alive
-from harness.trial.job import Deadlines, Job, Measurement
 from harness.trial.supervise import follow
 from tests.launchers import targets
 from tests.tiny import facts, plan
-from tests.trial.fakes import job
+from tests.trial.fake_ranks import job
 from tests.trial.faulty import faulty
 
 LONG = 60.0

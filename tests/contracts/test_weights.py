@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 import strategies
-from harness.launchers.base import Launcher, RankExit
-from harness.trial import rank as rank_side
-from harness.trial.job import Job
+from harness.launchers.job import Job
+from harness.launchers.launcher import Launcher, RankExit
+from harness.rank import main as rank_side
 from strategies import Setting, Slot
 from strategies.engine import clean, local
 from tests.tiny import facts, gpt, plan

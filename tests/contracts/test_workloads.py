@@ -12,7 +12,7 @@ import torch
 
 from harness import workloads
 from harness.errors import InputError
-from harness.workloads.base import Workload
+from harness.workloads.workload import Workload
 from tests.tiny import facts
 
 CPU = torch.device("cpu")

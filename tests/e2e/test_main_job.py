@@ -16,7 +16,7 @@ import psutil
 import pyarrow.dataset as ds
 import pytest
 
-from harness.records import STEPS, TRIALS, Outcome
+from harness.store.records import STEPS, TRIALS, Outcome
 from tests.html import Page
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.regress.history import History, Night, Session
-from harness.regress.suite import load
+from harness.nightly.history import History, Night, Session
+from harness.nightly.suite import load
 
 pytestmark = pytest.mark.e2e
 

@@ -157,8 +157,8 @@ def _settings(case: Case) -> dict[str, Any]:
 
 
 def _changes(case: Case) -> dict[str, Any]:
-    from harness.launchers.cgroups import available_bytes
-    from harness.trial.job import Deadlines
+    from harness.launchers.job import Deadlines
+    from harness.machine.cgroups import available_bytes
 
     changes: dict[str, Any] = {"deadlines": Deadlines(start=START_S, step=STEP_S)}
     if case.fault == "allocate":

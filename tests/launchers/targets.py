@@ -8,7 +8,7 @@ import subprocess
 import threading
 
 import harness
-from harness.trial.job import Job
+from harness.launchers.job import Job
 
 MEETING = "pids"
 """A named pipe in the job's folder: opening it waits for the other side."""
@@ -73,7 +73,7 @@ if __name__ == "__main__":
     from pathlib import Path
 
     from harness import launchers
-    from tests.trial.fakes import job
+    from tests.trial.fake_ranks import job
 
     with launchers.create(sys.argv[1]) as launcher:
         ranks = launcher.start(replace(job(), folder=Path(sys.argv[2])), wait)

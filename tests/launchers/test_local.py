@@ -11,11 +11,11 @@ import pytest
 
 import harness
 from harness.errors import MeasurementError
-from harness.launchers.base import Launcher, Ranks
+from harness.launchers.launcher import Launcher, Ranks
 from harness.launchers.local import LocalLauncher
 from tests.contracts.test_launchers import ended, gone, met
 from tests.launchers import targets
-from tests.trial.fakes import job
+from tests.trial.fake_ranks import job
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from harness.predict.trace import once, rank_of, worst_rank
-from harness.trial.observe import watching
-from harness.trial.rank import build
+from harness.rank.main import build
+from harness.rank.observe import watching
 from tests.tiny import facts, gpt, plan
 
 WORLD = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.report.view import SweepView
-from harness.store import Store
+from harness.report.sweep_view import SweepView
+from harness.store.store import Store
 
 from .rows import HARDWARE, INFO, SWEEP, WORKLOAD, step_rows, typical
 

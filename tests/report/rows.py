@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from harness.records import TRIALS
+from harness.store.records import TRIALS
 
 HARDWARE, SWEEP, WORKLOAD = "synthetic-2core-0000", "synthetic", "gpt-nano-0000000000"
 MIB = 1024**2

@@ -12,14 +12,14 @@ import duckdb
 import pandas as pd
 import pytest
 
-from harness.records import TRIALS
 from harness.report import build, pages
 from harness.report.comparison import compare
 from harness.report.document import write
-from harness.report.page import render
 from harness.report.panels.ranking import SHOWN
-from harness.report.view import SweepView
-from harness.store import Store
+from harness.report.sweep_page import render
+from harness.report.sweep_view import SweepView
+from harness.store.records import TRIALS
+from harness.store.store import Store
 
 from .browser import NARROW, WIDE, Opened, opened, started
 from .rows import HARDWARE, INFO, MIB, SWEEP, decided, failure, step_rows, trial, typical

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from harness.report import format as fmt
 from harness.report.certainty import headroom, sentences
-from harness.report.view import SweepView
+from harness.report.sweep_view import SweepView
 
 from .rows import MIB, decided, failure, trial
 

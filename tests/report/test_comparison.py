@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError, UnknownNameError
-from harness.report.comparison import compare, crossings, overview, strategies, transfer, winners
+from harness.report.comparison import by_strategy as strategies
+from harness.report.comparison import compare, crossings, overview, transfer, winners
+from harness.report.comparison.comparison_page import render
+from harness.report.comparison.comparison_view import Comparison, Place, short_hardware
 from harness.report.comparison.heatmap import heatmap
-from harness.report.comparison.page import render
 from harness.report.comparison.text import as_json, markdown
-from harness.report.comparison.view import Comparison, Place, short_hardware
-from harness.store import Store
+from harness.store.store import Store
 from tests.html import Page
 
 from .rows import MIB, trial

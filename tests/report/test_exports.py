@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import InputError, StoreError, UnknownNameError
 from harness.report import also, check
-from harness.store import Store
+from harness.store.store import Store
 
 from .rows import HARDWARE, SWEEP, typical
 

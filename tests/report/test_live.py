@@ -11,7 +11,7 @@ import pytest
 
 from harness.report import pages
 from harness.report.live import FIRST_S, SHARE, Pages, Refresh
-from harness.store import Store
+from harness.store.store import Store
 
 from .rows import HARDWARE, SWEEP, trial
 
@@ -95,8 +95,8 @@ def test_a_sweep_that_is_gone_is_said_to_be(make_store: Callable[..., Store]) ->
 
 
 def test_a_page_in_a_file_asks_nobody(make_store: Callable[..., Store]) -> None:
-    from harness.report.page import render
-    from harness.report.view import SweepView
+    from harness.report.sweep_page import render
+    from harness.report.sweep_view import SweepView
 
     text = render(SweepView.read(make_store(), HARDWARE, SWEEP))
     assert "connect-src" not in text

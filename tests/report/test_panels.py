@@ -10,13 +10,11 @@ from harness.report import format as fmt
 from harness.report.panels import (
     PANELS,
     communication,
-    environment,
     failures,
     feasibility,
     finals,
     knobs,
     losses,
-    memory,
     pareto,
     prediction,
     progress,
@@ -28,8 +26,10 @@ from harness.report.panels import (
     traces,
     verdict,
 )
-from harness.report.panels.base import TOP, Chart
-from harness.report.view import SweepView
+from harness.report.panels import memory_at_peak as memory
+from harness.report.panels import where_it_ran as environment
+from harness.report.panels.panel import TOP, Chart
+from harness.report.sweep_view import SweepView
 
 from .rows import MIB, decided, failure, final, trial, typical
 

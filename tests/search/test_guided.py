@@ -4,13 +4,13 @@ import optuna
 import pytest
 
 from harness.plan import Plan
-from harness.records import Outcome
 from harness.search.evaluation import Budget
 from harness.search.guide import Blind, first_points
 from harness.search.guided import GuidedSampler
 from harness.search.loop import run
 from harness.search.spaces import Point, Spaces
-from tests.search.fakes import Machine, small, space, throughput
+from harness.store.records import Outcome
+from tests.search.fake_machine import Machine, small, space, throughput
 
 
 class Told:

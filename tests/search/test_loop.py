@@ -7,12 +7,12 @@ import optuna
 import pytest
 
 from harness.errors import InputError, UnknownNameError
-from harness.records import Outcome
 from harness.search import samplers
 from harness.search.evaluation import Budget, Evaluation, Event, Phase
 from harness.search.loop import run
 from harness.search.spaces import Spaces
-from tests.search.fakes import Clock, Machine, small, space, throughput
+from harness.store.records import Outcome
+from tests.search.fake_machine import Clock, Machine, small, space, throughput
 
 
 def memory_study(*directions: str) -> optuna.Study:

@@ -7,11 +7,11 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.plan import Plan
-from harness.records import Outcome
 from harness.search.evaluation import Budget, Evaluation, Recorded, Ticket
 from harness.search.loop import ATTEMPTS, run
 from harness.search.study import open_study
-from tests.search.fakes import Machine, small, space
+from harness.store.records import Outcome
+from tests.search.fake_machine import Machine, small, space
 
 
 def sweep(path: Path, machine: Machine, trials: int, searched=None, recorded=()):

@@ -14,7 +14,7 @@ from harness.search.guide import Blind
 from harness.search.ledger import Ledger
 from harness.search.loop import run
 from harness.search.spaces import Spaces
-from tests.search.fakes import Machine, space, throughput
+from tests.search.fake_machine import Machine, space, throughput
 
 
 def memory_study(*directions: str) -> optuna.Study:

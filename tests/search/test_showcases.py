@@ -3,7 +3,7 @@ from __future__ import annotations
 from harness.search.space import Space
 from harness.search.spaces import Spaces
 from strategies import registry
-from tests.search.fakes import space
+from tests.search.fake_machine import space
 from tests.tiny import facts, gpt, knobs
 
 

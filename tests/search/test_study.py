@@ -10,7 +10,7 @@ from harness.errors import InputError, StoreError
 from harness.search.evaluation import Budget
 from harness.search.loop import run
 from harness.search.study import open_study
-from tests.search.fakes import Machine, small, space
+from tests.search.fake_machine import Machine, small, space
 
 
 def swept(path: Path, trials: int = 4) -> Machine:

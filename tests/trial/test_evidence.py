@@ -6,7 +6,7 @@ import json
 import signal
 
 from harness.trial import evidence
-from tests.trial.fakes import error, phase, step, trace, whole
+from tests.trial.fake_ranks import error, phase, step, trace, whole
 
 
 def test_each_rank_has_how_it_ended_and_what_it_last_did() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from harness.records import Outcome
+from harness.store.records import Outcome
 from harness.trial.outcome import Ending, ending_of
 from harness.trial.supervise import Trace
-from tests.trial.fakes import done, error, phase, step, trace, whole
+from tests.trial.fake_ranks import done, error, phase, step, trace, whole
 
 BUILT = [phase("build", 1.0), phase("warmup", 2.0)]
 STARTED = [*BUILT, step(0, 3.0), step(1, 4.0)]

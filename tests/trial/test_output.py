@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.trial.output import KEPT, Kept, Outputs
-from tests.trial.fakes import job
+from tests.trial.fake_ranks import job
 
 FLOOD = "import sys; sys.stdout.write('begin' + 'x' * (64 << 20) + 'end')"
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from harness.errors import MeasurementError
-from harness.records import Outcome
-from harness.store import Store
+from harness.store.records import Outcome
+from harness.store.store import Store
 from harness.trial import runner as module
 from harness.trial.numerics import Curve
 from harness.trial.runner import Runner, new_trial_id
 from tests.tiny import facts, gpt, plan
-from tests.trial.fakes import Clock, FakeLauncher, FakeRanks, error, step, whole
+from tests.trial.fake_ranks import Clock, FakeLauncher, FakeRanks, error, step, whole
 
 WORKLOAD = gpt()
 PLAN = plan({"dp": 2, "micro_batch_size": 2})

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from harness.records import STEPS, TRIALS, row
-from harness.trial.events import Event
+from harness.launchers.events import Event
+from harness.store.records import STEPS, TRIALS, row
 from harness.trial.summary import curve, measured, plan_columns, profiled, step_rows, training_seconds, window_tokens
 from strategies import Setting
 from tests.tiny import gpt, plan
-from tests.trial.fakes import event, phase, step, trace, whole
+from tests.trial.fake_ranks import event, phase, step, trace, whole
 
 
 def test_the_step_time_is_the_median_over_the_slowest_rank_of_each_step() -> None:

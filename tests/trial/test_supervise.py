@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from harness.launchers.job import Deadlines
 from harness.trial import supervise
-from harness.trial.job import Deadlines
 from harness.trial.supervise import GRACE, TICK, Trace, follow
-from tests.trial.fakes import Clock, FakeLauncher, FakeRanks, job, phase, step, whole
+from tests.trial.fake_ranks import Clock, FakeLauncher, FakeRanks, job, phase, step, whole
 
 LIMITS = Deadlines(start=20.0, step=5.0)
 

@@ -10,8 +10,8 @@ import pytest
 from harness import workloads
 from harness.errors import InputError, UnknownNameError
 from harness.workloads import Request, create, names
-from harness.workloads.base import Workload
 from harness.workloads.gpt import SIZES, Gpt
+from harness.workloads.workload import Workload
 
 
 @pytest.fixture

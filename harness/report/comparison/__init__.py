@@ -41,11 +41,11 @@ def compare(
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
     prices = {} if price is None else _prices(price)
-    from harness.report.comparison.view import Comparison
+    from harness.report.comparison.comparison_view import Comparison
 
     found = Comparison.read(folders, workload=workload, sweeps=sweeps, prices=prices)
     if format == "html":
-        from harness.report.comparison.page import render
+        from harness.report.comparison.comparison_page import render
         from harness.report.document import write
 
         return str(write(render(found), Path(reports) / "comparison.html")), found.problems

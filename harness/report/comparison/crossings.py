@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from harness.report import format as fmt
-from harness.report.comparison.view import Contest, Entry
+from harness.report.comparison.comparison_view import Contest, Entry
 from harness.report.figures import figure, palette, text
-from harness.report.panels.base import Chart, Table
+from harness.report.panels.panel import Chart, Table
 
 MEASURED, PREDICTED = "measured", "predicted"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.labels import kind
 from harness.report import format as fmt
-from harness.report.comparison.view import Comparison
-from harness.report.labels import kind
-from harness.report.panels.base import Fragment
+from harness.report.comparison.comparison_view import Comparison
+from harness.report.panels.panel import Fragment
 
 
 @dataclass(frozen=True)

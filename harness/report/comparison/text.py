@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.report import format as fmt
-from harness.report.comparison import crossings, overview, strategies, transfer, winners
-from harness.report.comparison.page import summary
-from harness.report.comparison.view import Comparison, Contest
+from harness.report.comparison import by_strategy as strategies
+from harness.report.comparison import crossings, overview, transfer, winners
+from harness.report.comparison.comparison_page import summary
+from harness.report.comparison.comparison_view import Comparison, Contest
 
 
 def markdown(comparison: Comparison) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.report import format as fmt
+from harness.report.comparison.comparison_view import Contest, Entry
 from harness.report.comparison.heatmap import heatmap
-from harness.report.comparison.view import Contest, Entry
-from harness.report.panels.base import Chart, Table
+from harness.report.panels.panel import Chart, Table
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.labels import kind
 from harness.report import format as fmt
-from harness.report.comparison.view import Contest, Entry
-from harness.report.labels import kind
-from harness.report.panels.base import Fragment
+from harness.report.comparison.comparison_view import Contest, Entry
+from harness.report.panels.panel import Fragment
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from harness.report import format as fmt
 from harness.report.figures import INK, figure, row_figure, text
-from harness.report.nightly.view import URGENT, Judged, NightlyView, Point, date, labels
-from harness.report.panels.base import Chart, Fragment, Panel, Table
+from harness.report.nightly.nights_view import URGENT, Judged, NightlyView, Point, date, labels
+from harness.report.panels.panel import Chart, Fragment, Panel, Table
 
 COLOURS = {
     "CONFIRMED": "var(--bad)",

@@ -6,13 +6,11 @@ from typing import Any
 
 from harness.report.panels import (
     communication,
-    environment,
     failures,
     feasibility,
     finals,
     knobs,
     losses,
-    memory,
     pareto,
     prediction,
     progress,
@@ -24,7 +22,9 @@ from harness.report.panels import (
     traces,
     verdict,
 )
-from harness.report.panels.base import Panel
+from harness.report.panels import memory_at_peak as memory
+from harness.report.panels import where_it_ran as environment
+from harness.report.panels.panel import Panel
 
 PANELS: tuple[Panel[Any, Any], ...] = (
     Panel(key="verdict", title="Verdict", data=verdict.data, draw=verdict.draw),

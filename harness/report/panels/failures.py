@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from harness.records import Outcome
+from harness.labels import Row
 from harness.report import format as fmt
-from harness.report.labels import Row
-from harness.report.panels.base import Fragment
-from harness.report.view import SweepView
-from harness.standings import USABLE
+from harness.report.panels.panel import Fragment
+from harness.report.sweep_view import SweepView
+from harness.store.records import Outcome
+from harness.store.standings import USABLE
 
 SHOWN = 4000
 """Characters of a trial's evidence on the page."""

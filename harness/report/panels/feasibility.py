@@ -9,13 +9,13 @@ from enum import IntEnum
 
 import plotly.graph_objects as go
 
-from harness.records import Outcome
+from harness.labels import Row, layout
 from harness.report import format as fmt
 from harness.report.figures import row_figure, text
-from harness.report.labels import Row, layout
-from harness.report.panels.base import Chart, Table
-from harness.report.view import SweepView
-from harness.standings import USABLE
+from harness.report.panels.panel import Chart, Table
+from harness.report.sweep_view import SweepView
+from harness.store.records import Outcome
+from harness.store.standings import USABLE
 
 
 class State(IntEnum):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.records import Role
+from harness.labels import Named
 from harness.report import format as fmt
 from harness.report.figures import INK, row_figure, text
-from harness.report.labels import Named
-from harness.report.panels.base import Chart, Table
-from harness.report.view import SweepView
+from harness.report.panels.panel import Chart, Table
+from harness.report.sweep_view import SweepView
+from harness.store.records import Role
 
 
 @dataclass(frozen=True, kw_only=True)

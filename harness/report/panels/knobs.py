@@ -9,13 +9,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from harness.labels import Row, kind, settings
 from harness.report import format as fmt
 from harness.report.figures import INK, row_figure, text
-from harness.report.labels import Row, kind, settings
-from harness.report.panels.base import Chart, Table
-from harness.report.view import SweepView
+from harness.report.panels.panel import Chart, Table
+from harness.report.sweep_view import SweepView
 from harness.search.importance import classes, importance
-from harness.standings import score
+from harness.store.standings import score
 
 SLICES = 8
 """Knobs whose values are drawn."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from harness.labels import Named, Row
 from harness.report import format as fmt
 from harness.report.figures import GRID, INK, figure, text
-from harness.report.labels import Named, Row
-from harness.report.panels.base import TOP, Chart, Table, top_note
-from harness.report.view import SweepView
+from harness.report.panels.panel import TOP, Chart, Table, top_note
+from harness.report.sweep_view import SweepView
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from harness.labels import Named, Row, kind
 from harness.report import format as fmt
 from harness.report.figures import figure, limit_line, text
-from harness.report.labels import Named, Row, kind
-from harness.report.panels.base import Chart, Table
-from harness.report.view import SweepView
+from harness.report.panels.panel import Chart, Table
+from harness.report.sweep_view import SweepView
 
 
 @dataclass(frozen=True, kw_only=True)

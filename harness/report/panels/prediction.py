@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from harness.records import Outcome
+from harness.labels import Named, Row, kind
 from harness.report import format as fmt
 from harness.report.figures import figure, text
-from harness.report.labels import Named, Row, kind
-from harness.report.panels.base import Chart, Table
-from harness.report.view import SweepView
-from harness.standings import USABLE
+from harness.report.panels.panel import Chart, Table
+from harness.report.sweep_view import SweepView
+from harness.store.records import Outcome
+from harness.store.standings import USABLE
 
 CATEGORIES = ("params", "grads", "optimizer", "buffers", "activations")
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from harness.records import Outcome, Role
+from harness.labels import Row, kind
 from harness.report import format as fmt
 from harness.report.figures import INK, figure, text
-from harness.report.labels import Row, kind
-from harness.report.panels.base import Chart, Table
-from harness.report.view import SweepView
-from harness.standings import USABLE, score
+from harness.report.panels.panel import Chart, Table
+from harness.report.sweep_view import SweepView
+from harness.store.records import Outcome, Role
+from harness.store.standings import USABLE, score
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.records import Outcome
+from harness.labels import Row
 from harness.report import format as fmt
-from harness.report.labels import Row
-from harness.report.panels.base import Fragment
-from harness.report.view import SweepView
+from harness.report.panels.panel import Fragment
+from harness.report.sweep_view import SweepView
+from harness.store.records import Outcome
 
 SHOWN = 200
 """Lines that are shown at first; the rest is in the page too."""

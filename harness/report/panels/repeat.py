@@ -6,8 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.panels.base import Fragment
-from harness.report.view import SweepView
+from harness.report.panels.panel import Fragment
+from harness.report.sweep_view import SweepView
 
 PROGRAM = "python -m harness"
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
+from harness.labels import Named
 from harness.report import format as fmt
 from harness.report.figures import MUTED, row_figure, text
-from harness.report.labels import Named
-from harness.report.panels.base import TOP, Chart, Table, top_note
-from harness.report.view import SweepView
+from harness.report.panels.panel import TOP, Chart, Table, top_note
+from harness.report.sweep_view import SweepView
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from harness.labels import Named, Row
 from harness.report import format as fmt
 from harness.report.figures import row_figure, text
-from harness.report.labels import Named, Row
-from harness.report.panels.base import Chart, Table
-from harness.report.view import SweepView
+from harness.report.panels.panel import Chart, Table
+from harness.report.sweep_view import SweepView
 
 _INELIGIBLE = "over the memory limit, or another workload"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.records import Outcome
+from harness.labels import kind
 from harness.report import format as fmt
 from harness.report.figures import figure, text
-from harness.report.labels import kind
-from harness.report.panels.base import Cell, Chart, Table
-from harness.report.view import SweepView
+from harness.report.panels.panel import Cell, Chart, Table
+from harness.report.sweep_view import SweepView
+from harness.store.records import Outcome
 
 PAUSE_S = 120.0
 """A gap between launches that is longer is a pause between two runs of the sweep, and drawn short."""

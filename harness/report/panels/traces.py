@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from harness.labels import Named
 from harness.report import format as fmt
 from harness.report.figures import GRID, MUTED, figure, text
-from harness.report.labels import Named
-from harness.report.panels.base import Chart, Table
-from harness.report.view import SweepView
+from harness.report.panels.panel import Chart, Table
+from harness.report.sweep_view import SweepView
 
 DRAWN = 10
 """Plans that can be chosen."""

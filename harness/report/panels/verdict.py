@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.labels import Row, settings
 from harness.report import certainty
 from harness.report import format as fmt
-from harness.report.labels import Row, settings
-from harness.report.panels.base import Fragment
+from harness.report.panels.panel import Fragment
 from harness.report.panels.pareto import front
-from harness.report.view import SweepView
+from harness.report.sweep_view import SweepView
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from harness.report import format as fmt
 from harness.report.document import Section, document
 from harness.report.figures import figure, limit_line, row_figure, text
-from harness.report.panels.base import Chart, Table
+from harness.report.panels.panel import Chart, Table
 
 _PARTS = ("compute", "communication", "bubble", "optimizer", "fixed")
 _PART_COLOURS = ("var(--ddp)", "var(--zero3)", "var(--muted)", "var(--zero1)", "var(--other1)")

@@ -1,0 +1,241 @@
+"""The command line: what can be asked for. What the commands do stands in harness.cli.commands."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from harness import __version__
+from harness.cli import commands
+from harness.cli import nightly as cli_nightly
+from harness.cli import predict as cli_predict
+from harness.errors import HarnessError, InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Find the strategy that trains a model fastest on this hardware.",
+    epilog="Example: python -m harness sweep",
+)
+
+store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the results folder.")
+app.add_typer(store_app, name="store")
+app.add_typer(cli_nightly.app, name="nightly")
+cli_predict.register(app)
+
+Workload = Annotated[str | None, typer.Option(help="What to train: gpt-nano, gpt:blocks=6,width=384,heads=6, cnn, ...")]
+Data = Annotated[Path | None, typer.Option(help="Text, .jsonl, .parquet or .npy tokens, or a folder of text.")]
+Field = Annotated[str | None, typer.Option(help="Field of .jsonl files, column of .parquet files.")]
+Tokenizer = Annotated[Path | None, typer.Option(help="JSON file of the tokenizers package.")]
+SeqLen = Annotated[int | None, typer.Option(help="Tokens of one sample.")]
+WorldSize = Annotated[int | None, typer.Option(help="Number of ranks.")]
+Seed = Annotated[int | None, typer.Option(help="Of weights, data order and search.")]
+MemoryLimit = Annotated[str | None, typer.Option(help="Memory of one rank, such as 6GiB.")]
+Measure = Annotated[str | None, typer.Option(help="Budget of a trial's measured window, such as 2.5s.")]
+PrecisionTarget = Annotated[str | None, typer.Option(help="A window ends when its interval is this narrow: 2%.")]
+StartDeadline = Annotated[str | None, typer.Option(help="A trial without a first step hangs after this.")]
+StepDeadline = Annotated[str | None, typer.Option(help="A rank without a sign of life hangs after this.")]
+HardwareLabel = Annotated[str | None, typer.Option(help="Part of the hardware_id, such as ib-400g.")]
+Results = Annotated[Path | None, typer.Option(help="Folder of the parquet files.")]
+Reports = Annotated[Path | None, typer.Option(help="Folder of the HTML pages.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A knob's value, NAME=VALUE; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@app.command(epilog="Example: python -m harness sweep --strategies ddp,zero2 --time-budget 5m")
+def sweep(
+    workload: Workload = None,
+    data: Data = None,
+    field: Field = None,
+    tokenizer: Tokenizer = None,
+    seq_len: SeqLen = None,
+    global_batch: Annotated[str | None, typer.Option(help="Samples of a step; several: 8,16,32.")] = None,
+    target_loss: Annotated[float | None, typer.Option(help="Loss of the objective time-to-loss.")] = None,
+    strategies: Annotated[str | None, typer.Option(help="Strategies in play, such as ddp,zero2,precision.")] = None,
+    world_size: WorldSize = None,
+    precision: Annotated[str | None, typer.Option(help="Number formats in play, such as fp32,bf16_params.")] = None,
+    set: Set = None,
+    trials: Annotated[int | None, typer.Option(help="Launches, those of earlier runs included.")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 5m or 2h. [default: 3m]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="guided, tpe, gp, random, grid, nsga2 or cmaes.")] = None,
+    objective: Annotated[str | None, typer.Option(help="throughput, memory, pareto or time-to-loss.")] = None,
+    memory_limit: MemoryLimit = None,
+    headroom: Annotated[str | None, typer.Option(help="Memory the winner must leave free, such as 10%.")] = None,
+    measure: Measure = None,
+    precision_target: PrecisionTarget = None,
+    racing: Annotated[
+        bool | None, typer.Option("--racing/--no-racing", help="End a trial that is surely slower than the best.")
+    ] = None,
+    finalists: Annotated[int | None, typer.Option(help="Best plans that are launched again at the end.")] = None,
+    relaunches: Annotated[int | None, typer.Option(help="How often each of them is at least; 0 for never.")] = None,
+    resolution: Annotated[str | None, typer.Option(help="Difference between them that must show: 5%.")] = None,
+    start_deadline: StartDeadline = None,
+    step_deadline: StepDeadline = None,
+    hardware_label: HardwareLabel = None,
+    seed: Seed = None,
+    results: Results = None,
+    reports: Reports = None,
+    also: Annotated[str | None, typer.Option(help="Other formats beside the page: csv,tensorboard.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; an existing one is resumed.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with these options; an option wins over it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search the plans of the strategies in play and rank them."""
+    options = {key: value for key, value in locals().items() if key not in ("config", "as_json")}
+    options |= {"strategies": _names(strategies), "precision": _names(precision), "set": tuple(set) if set else None}
+    options["also"] = _names(also)
+    guarded(lambda: commands.sweep(config, options | {"global_batch": _numbers(global_batch)}, as_json))
+
+
+@app.command(epilog="Example: python -m harness run --set data_parallel=zero1 --set micro_batch_size=4")
+def run(
+    plan_id: Annotated[
+        str | None, typer.Argument(help="A plan of the results folder; or give --plan or --set.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="TOML file with a table of knobs.")] = None,
+    set: Set = None,
+    workload: Workload = None,
+    data: Data = None,
+    field: Field = None,
+    tokenizer: Tokenizer = None,
+    seq_len: SeqLen = None,
+    global_batch: Annotated[int | None, typer.Option(help="Samples of a step.")] = None,
+    world_size: WorldSize = None,
+    memory_limit: MemoryLimit = None,
+    measure: Measure = None,
+    precision_target: PrecisionTarget = None,
+    start_deadline: StartDeadline = None,
+    step_deadline: StepDeadline = None,
+    hardware_label: HardwareLabel = None,
+    seed: Seed = None,
+    results: Results = None,
+    name: Annotated[str, typer.Option(help="Sweep to record the trial in.")] = "runs",
+    as_json: Json = False,
+) -> None:
+    """Run one plan and record it."""
+    options = {key: value for key, value in locals().items() if key not in ("plan_id", "plan", "set", "as_json")}
+    options["global_batch"] = None if global_batch is None else (global_batch,)
+    guarded(lambda: commands.run(plan_id, plan, set or [], options, as_json))
+
+
+@app.command(epilog="Example: python -m harness report my-sweep")
+def report(
+    name: Annotated[str | None, typer.Argument(help="The sweep; the last one if left out.")] = None,
+    results: Results = Path("results"),
+    reports: Reports = Path("reports"),
+    also: Annotated[str | None, typer.Option(help="Other formats beside the page: csv,tensorboard.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the page to this machine, and refresh it while the sweep runs.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of --watch; 0 for any that is free.", min=0, max=65535)] = 0,
+) -> None:
+    """Build the HTML page of a recorded sweep again."""
+    formats = _names(also) or ()
+    folders = (results or Path("results"), reports or Path("reports"))
+    guarded(lambda: commands.watch(name, folders[0], port) if watch else commands.report(name, *folders, formats))
+
+
+@app.command(epilog="Example: python -m harness compare results elsewhere/results --format markdown")
+def compare(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Results folders; results if left out.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Name or workload_id; all if left out.")] = None,
+    sweeps: Annotated[str | None, typer.Option(help="Sweeps to compare, such as monday,tuesday.")] = None,
+    price: Annotated[Path | None, typer.Option(help="TOML file: hardware_id = price of an hour.")] = None,
+    format: Annotated[str, typer.Option(help="html, markdown or json.")] = "html",
+    reports: Reports = Path("reports"),
+) -> None:
+    """Compare strategies across hardware, world sizes and versions."""
+    asked = {"workload": workload, "sweeps": _names(sweeps), "price": price}
+    guarded(lambda: commands.compare(folders or [Path("results")], asked, format, reports or Path("reports")))
+
+
+@store_app.command(epilog="Example: python -m harness store compact")
+def compact(results: Results = Path("results")) -> None:
+    """Turn the many small files of recorded sweeps into few; readers and running sweeps are not disturbed."""
+    guarded(lambda: commands.compact(results or Path("results")))
+
+
+@app.command(epilog="Example: python -m harness doctor")
+def doctor(
+    results: Results = Path("results"),
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure anew what predictions are made from, in about 10 s.")
+    ] = False,
+    workload: Workload = None,
+    world_size: WorldSize = None,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine can run, what is missing, and how to mend it."""
+    folder = results or Path("results")
+    if calibrate:
+        guarded(lambda: commands.calibrate(folder, workload, world_size, as_json))
+    guarded(lambda: commands.doctor(folder, as_json))
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Find the strategy that trains a model fastest on this hardware."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Entry point of `python -m harness` and of the console script."""
+    app(prog_name="python -m harness")
+    sys.exit(0)
+
+
+# -- helpers
+
+
+def guarded(command: Callable[[], int]) -> None:
+    """Run a command; errors that are the user's print as one or two lines, with their own exit code."""
+    try:
+        with _interrupted_once():
+            code = command()
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = commands.INTERRUPTED
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """Treat SIGTERM, which schedulers send, like Ctrl-C. The first signal ends the command; others that follow while
+    it records what it has are ignored."""
+    both = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(signum: int, frame: object) -> None:
+        for number in both:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = [(number, signal.signal(number, interrupt)) for number in both]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"the global batch is one number, or several separated by commas, but got {text!r}") from None

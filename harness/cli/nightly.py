@@ -1,0 +1,118 @@
+"""The command line of the nightly run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli import nightly_commands as commands
+
+app = typer.Typer(rich_markup_mode=None, help="Measure a suite every night and hear of what got worse.")
+
+SuiteFile = Annotated[Path | None, typer.Argument(help="Suite; nightly.toml if it exists, else the default suite.")]
+SuiteOption = Annotated[Path | None, typer.Option("--suite", help="Suite; nightly.toml if left out.")]
+Results = Annotated[Path, typer.Option(help="Folder of the parquet files and nights.")]
+Reports = Annotated[Path, typer.Option(help="Folder of the HTML pages.")]
+Acknowledged = Annotated[Path, typer.Option(help="File of acknowledgements, to be kept in git.")]
+
+
+def _guarded(command: object) -> None:
+    from harness.cli.app import guarded
+
+    guarded(command)  # type: ignore[arg-type]
+
+
+@app.callback(invoke_without_command=True, epilog="Example: python -m harness nightly run")
+def top(context: typer.Context) -> None:
+    """Measure a suite every night and hear of what got worse. Without a command: run."""
+    if context.invoked_subcommand is None:
+        run()
+
+
+@app.command(epilog="Example: python -m harness nightly run nightly.toml --deadline 2h")
+def run(
+    suite: SuiteFile = None,
+    results: Results = Path("results"),
+    reports: Reports = Path("reports"),
+    deadline: Annotated[str | None, typer.Option(help="Of the whole night, such as 2h.")] = None,
+    project: Annotated[Path | None, typer.Option(help="Git working tree whose commit is recorded.")] = None,
+    acknowledged: Acknowledged = commands.ACKNOWLEDGED,
+    format: Annotated[str, typer.Option(help="text, markdown, junit, github, benchmark, otava or json.")] = "text",
+    hardware_label: Annotated[str | None, typer.Option(help="Part of the hardware_id.")] = None,
+) -> None:
+    """Measure and judge a night: exit 0, 1 for a confirmed regression, 3 if something could not be measured."""
+    _guarded(
+        lambda: commands.run(
+            suite,
+            results=results,
+            reports=reports,
+            deadline=deadline,
+            project=project,
+            acknowledged=acknowledged,
+            format=format,
+            hardware_label=hardware_label,
+        )
+    )
+
+
+@app.command(epilog="Example: python -m harness nightly init my-sweep")
+def init(
+    sweep: Annotated[str | None, typer.Argument(help="The sweep; the last one if left out.")] = None,
+    results: Results = Path("results"),
+    output: Annotated[Path, typer.Option(help="File to write.")] = commands.SUITE,
+    name: Annotated[str, typer.Option(help="Name of the suite.")] = "nightly",
+) -> None:
+    """Make a suite from a sweep: its winner, and the best of each strategy."""
+    _guarded(lambda: commands.init(sweep, results, output, name))
+
+
+@app.command(
+    epilog='Example: python -m harness nightly ack winner step_time_s --because "the new tokenizer is worth it"'
+)
+def ack(
+    plan: Annotated[str, typer.Argument(help="Name of the plan in the suite, or *.")],
+    metric: Annotated[str, typer.Argument(help="Name of the metric, or *.")],
+    because: Annotated[str, typer.Option(help="Why the change is accepted.")],
+    suite: SuiteOption = None,
+    acknowledged: Acknowledged = commands.ACKNOWLEDGED,
+    results: Results = Path("results"),
+) -> None:
+    """Accept a change: a line in a file in git, from which the baseline begins anew."""
+    _guarded(lambda: commands.ack(plan, metric, because, suite, acknowledged, results))
+
+
+@app.command(epilog="Example: python -m harness nightly install --cron")
+def install(
+    suite: SuiteFile = None,
+    cron: Annotated[bool, typer.Option("--cron", help="A crontab.")] = False,
+    systemd: Annotated[bool, typer.Option("--systemd", help="A user service and its timer.")] = False,
+    github: Annotated[bool, typer.Option("--github", help="A workflow for a runner of your own.")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="A batch script that queues the next night.")] = False,
+    time: Annotated[str, typer.Option(help="When, HH:MM.")] = "01:00",
+    deadline: Annotated[str, typer.Option(help="Of the whole night.")] = "2h",
+    write: Annotated[bool, typer.Option("--write", help="Put it where it belongs instead of printing alone.")] = False,
+) -> None:
+    """Print the unit that runs the suite every night."""
+    forms = [name for name, chosen in locals().items() if name in ("cron", "systemd", "github", "slurm") and chosen]
+    if len(forms) != 1:
+        raise typer.BadParameter("choose one of --cron, --systemd, --github and --slurm")
+    _guarded(lambda: commands.install(forms[0], suite, time, deadline, write))
+
+
+@app.command(
+    epilog="Example: python -m harness nightly bisect --good v1.0 --bad main --project . "
+    "--build 'make' --measure 'python bench.py'"
+)
+def bisect(
+    good: Annotated[str, typer.Option(help="A revision that was fast.")],
+    bad: Annotated[str, typer.Option(help="A revision that is slow.")],
+    measure: Annotated[str, typer.Option(help="Command whose last printed number is to be small.")],
+    project: Annotated[Path, typer.Option(help="Git working tree.")] = Path(),
+    build: Annotated[str, typer.Option(help="Command that builds a revision.")] = "",
+    runs: Annotated[int, typer.Option(help="Of each side in a comparison.")] = 6,
+    floor: Annotated[str, typer.Option(help="Smallest slowdown that counts.")] = "2%",
+) -> None:
+    """Find the commit of your project that made it slower: good and bad are measured in turns."""
+    _guarded(lambda: commands.bisect(good, bad, project, build, measure, runs, floor))

@@ -1,0 +1,73 @@
+"""What a rank is told: everything it needs to run one plan, picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.plan import Plan
+from harness.workloads.workload import Workload
+from strategies.base import Facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How long a trial runs."""
+
+    warmup_steps: int = 4
+    """Steps before the window opens; also the steps whose losses and gradient norms are compared."""
+    min_steps: int = 5
+    """Fewest steps of the window, those not counted that it finds to be warm-up still."""
+    max_steps: int = 1000
+    """Most steps of the window."""
+    seconds: float = 2.5
+    """Budget of the window, in s: it ends then, precise or not."""
+    precision: float | None = None
+    """The window ends when half the 95 % interval of its median is at most this share of the median; None: never."""
+    rival_step_time_s: float | None = None
+    """Upper end of the interval of the best plan so far, in s: a window wholly beyond it ends early; None: no race."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """When a rank counts as hanging, in s."""
+
+    start: float = 120.0
+    """From the launch to the end of the first step of every rank."""
+    step: float = 60.0
+    """Between any two signs of life after that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One trial as its ranks see it."""
+
+    workload: Workload
+    plan: Plan
+    facts: Facts
+    folder: Path
+    """Where each rank writes its events and output, and where they meet."""
+    threads: int
+    """CPU threads of each rank."""
+    memory_limit: int | None = None
+    """Bytes one rank may hold; on a device its allocator enforces it, on a CPU the parent watches."""
+    measurement: Measurement = field(default_factory=Measurement)
+    profile: bool = False
+    """Whether a warm-up step runs under torch.profiler."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.plan.world_size
+
+    def events_of(self, rank: int) -> Path:
+        """The file a rank appends its events to."""
+        return self.folder / f"rank{rank}.events"
+
+    def output_of(self, rank: int) -> Path:
+        """Where a rank's standard output and error go: a named pipe that the parent reads."""
+        return self.folder / f"rank{rank}.output"
+
+    def stacks_of(self, rank: int) -> Path:
+        """Where a rank writes the Python stack of each of its threads when the parent asks for them."""
+        return self.folder / f"rank{rank}.stacks"

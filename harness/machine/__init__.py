@@ -1,0 +1,1 @@
+"""The machine: what it is, what state it is in, what it lets a process take."""

@@ -1,0 +1,75 @@
+"""Imported once by the fork server, so that ranks start with everything loaded. Runs no operator, touches no device."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+from harness.launchers.processes import adopt_orphans, kill_below
+
+NEEDED = (
+    "torch",
+    "torch._dynamo",
+    "torch.distributed.device_mesh",
+    "torch.distributed.fsdp",
+    "torch.distributed.optim",
+    "torch.distributed.pipelining",
+    "torch.nn.parallel",
+    "torch.profiler",
+    "torch.utils.checkpoint",
+    "harness.rank.main",
+    "harness.workloads.gpt",
+)
+OPTIONAL = (
+    "torchao.float8",
+    "torchao.optim",
+    "torchao.prototype.quantized_training.int8_mixed_precision",
+)
+"""Loaded if they are installed; torchao reports binaries it cannot use on standard error, which says nothing here."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    kept = os.dup(2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _keep_house() -> None:
+    """Inherit what ranks leave behind, and leave nothing behind when the parent was killed and so the server ends."""
+    adopt_orphans()
+    server = os.getpid()
+    atexit.register(lambda: kill_below(server) if os.getpid() == server else None)  # not in what is forked from it
+    warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")  # these are the orphans
+
+
+def load() -> None:
+    """Import what ranks need."""
+    _keep_house()
+    sys.setswitchinterval(0.005)
+    for name in NEEDED:
+        importlib.import_module(name)
+    with _quiet():
+        for name in OPTIONAL:
+            if importlib.util.find_spec(name.partition(".")[0]):
+                importlib.import_module(name)
+    import strategies
+
+    strategies.registry()
+
+
+load()

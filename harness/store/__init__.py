@@ -1,0 +1,1 @@
+"""The results folder: tables, their columns, and what launches say about plans."""

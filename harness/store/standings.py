@@ -1,0 +1,210 @@
+"""From launches to a ranking of plans: what each plan reaches, how sure that is, and which plans cannot be told apart.
+
+The unit of comparison is a launch: the steps of one process share its luck. Plans that were launched again to decide
+between them (role "final") count with these launches alone, because the launch that brought them to the top was
+partly chosen for its luck. Their pooled spread is known then, and widens the intervals of plans launched once.
+
+Final launches come in rounds, one of each plan. Between two of these plans only differences within rounds count: a
+machine's speed drifts by more than launches that follow each other differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.statistics import Spread, blocked_spread, pooled_spread, t_quantile
+from harness.store.records import Outcome, Role
+
+Row = Mapping[str, Any]
+"""One trial: column name -> value, None where the store has none."""
+
+USABLE = (Outcome.OK, Outcome.STOPPED_EARLY)
+"""Outcomes whose numbers count."""
+_NORMAL = 1.96
+"""Quantile of the normal distribution behind a 95 % interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What is known of one plan of one workload."""
+
+    row: Row
+    """The launch in the middle of those that count, with rate and step time of them all, and the worst peak."""
+    launches: tuple[Row, ...]
+    """Those that count."""
+    failures: int
+    """Final launches that did not succeed."""
+    log_rate: float
+    """Mean logarithm of the launches' tokens per second."""
+    variance: float
+    """Of `log_rate`."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether the plan was launched again to decide between the best."""
+        return any(launch["role"] == Role.FINAL for launch in self.launches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standings:
+    """The plans of one workload."""
+
+    plans: tuple[Standing, ...]
+    """In no order."""
+    spread: Spread | None
+    """Between launches of one plan; None if no plan was launched again."""
+    within_rounds: Spread | None = None
+    """The same within rounds of final launches; None if there are no two whole rounds of two plans."""
+
+    def tied(self, one: Standing, other: Standing) -> bool:
+        """Whether the rates of two plans cannot be told apart at the 5 % level."""
+        if self.spread is None:  # then intervals over steps are all there is
+            return _overlap(one.row, other.row)
+        if self.within_rounds is not None and one.decided and other.decided:
+            return abs(one.log_rate - other.log_rate) <= self.within_rounds.call(len(one.launches))
+        quantile = t_quantile(0.975, self.spread.freedom)
+        return abs(one.log_rate - other.log_rate) <= quantile * math.sqrt(one.variance + other.variance)
+
+    @property
+    def smallest_difference(self) -> float | None:
+        """The relative difference between finalists that would have been seen; None if none was launched again."""
+        finalists = [len(plan.launches) for plan in self.plans if plan.decided]
+        spread = self.within_rounds or self.spread
+        return spread.smallest_difference(min(finalists)) if spread and finalists else None
+
+    def difference(self, one: Standing, other: Standing) -> tuple[float, float, float] | None:
+        """How much faster one plan is than another, as a share: (mean, lower and upper end of its 95 % interval).
+
+        None unless both were launched again in the same rounds.
+        """
+        if self.within_rounds is None or not (one.decided and other.decided):
+            return None
+        middle = one.log_rate - other.log_rate
+        error = self.within_rounds.deviation * math.sqrt(2 / len(one.launches))
+        half = t_quantile(0.975, self.within_rounds.freedom) * error
+        return math.expm1(middle), math.expm1(middle - half), math.expm1(middle + half)
+
+
+def standings(rows: Iterable[Row]) -> Standings:
+    """The standings of the trials of one workload.
+
+    Args:
+        rows: trials of one workload, whatever their outcome, oldest first.
+    """
+    by_plan: dict[str, list[Row]] = {}
+    for row in rows:
+        by_plan.setdefault(row["plan_id"], []).append(row)
+    counted = {plan: launches for plan, all_ in by_plan.items() if (launches := _counted(all_))}
+    finals = {plan: launches for plan, launches in counted.items() if launches[0]["role"] == Role.FINAL}
+    rounds = _rounds(list(finals.values()))
+    within = blocked_spread([[_log_rate(launch) for launch in line] for line in rounds])
+    if within is not None:
+        counted |= dict(zip(finals, zip(*rounds, strict=True), strict=True))
+    spread = pooled_spread([[_log_rate(launch) for launch in counted[plan]] for plan in finals])
+    return Standings(
+        plans=tuple(_standing(launches, by_plan[plan], spread) for plan, launches in counted.items()),
+        spread=spread,
+        within_rounds=within,
+    )
+
+
+def order(plans: Sequence[Standing], objective: str, ceiling: float | None) -> list[Standing]:
+    """Best first: plans within the memory they may use, without failures, launched again, then by the objective.
+
+    Args:
+        plans: of one workload, or of several if the objective compares them.
+        objective: one of `config.OBJECTIVES`.
+        ceiling: bytes that the worst rank may use; None for no limit.
+    """
+
+    def key(plan: Standing) -> tuple[bool, bool, bool, float]:
+        return over(plan.row, ceiling), plan.failures > 0, not plan.decided, -score(plan.row, objective)
+
+    return sorted(plans, key=key)
+
+
+def score(row: Row, objective: str) -> float:
+    """The objective so that more is better; minus infinity where it is missing."""
+    column, sign = {"memory": ("peak_memory_bytes", -1), "time-to-loss": ("time_to_loss_s", -1)}.get(
+        objective, ("tokens_per_s", 1)
+    )
+    value = row[column]
+    return -math.inf if value is None else sign * float(value)
+
+
+def over(row: Row, ceiling: float | None) -> bool:
+    """Whether a trial used more memory than it may."""
+    return ceiling is not None and (row["peak_memory_bytes"] or 0) > ceiling
+
+
+def _counted(launches: Sequence[Row]) -> tuple[Row, ...]:
+    """The launches of a plan that say what it reaches: final ones if there are, else those nobody disturbed."""
+    usable = [row for row in launches if row["outcome"] in USABLE and row["tokens_per_s"]]
+    calm = [row for row in usable if row["disturbed"] is None] or usable
+    finals = [row for row in calm if row["role"] == Role.FINAL]
+    if finals:
+        return tuple(finals)
+    # A launch that ran its course knows more than one that was stopped early.
+    whole = [row for row in calm if row["outcome"] == Outcome.OK] or calm
+    return tuple(whole[-1:])
+
+
+def _rounds(finals: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """The rounds of which every finalist has a launch, [round, plan]; the last launch of a round counts."""
+    by_round = [
+        {launch["round"]: launch for launch in launches if launch.get("round") is not None} for launches in finals
+    ]
+    whole = set.intersection(*map(set, by_round)) if by_round else set()
+    return [[launches[number] for launches in by_round] for number in sorted(whole)]
+
+
+def _standing(launches: tuple[Row, ...], every: Sequence[Row], spread: Spread | None) -> Standing:
+    rates = [_log_rate(row) for row in launches]
+    log_rate = sum(rates) / len(rates)
+    variance = _step_variance(launches) if spread is None else _variance(launches, spread)
+    middle = sorted(launches, key=lambda row: float(row["tokens_per_s"]))[len(launches) // 2]
+    failures = sum(row["role"] == Role.FINAL and row["outcome"] not in USABLE for row in every)
+    whole = Standing(row=middle, launches=launches, failures=failures, log_rate=log_rate, variance=variance)
+    return replace(whole, row=_summarised(whole, spread))
+
+
+def _variance(launches: tuple[Row, ...], spread: Spread) -> float:
+    """Of a mean of launches. One launch has the spread of all plans' launches, and that of its own few steps."""
+    if len(launches) > 1:
+        return spread.deviation**2 / len(launches)
+    return spread.deviation**2 + _step_variance(launches)
+
+
+def _step_variance(launches: tuple[Row, ...]) -> float:
+    low, high = launches[0]["tokens_per_s_low"], launches[0]["tokens_per_s_high"]
+    return (math.log(high / low) / 2 / _NORMAL) ** 2 if low and high else 0.0
+
+
+def _summarised(plan: Standing, spread: Spread | None) -> dict[str, Any]:
+    """A row that reads like a trial's, with what the launches say together."""
+    row = dict(plan.row)
+    rate = math.exp(plan.log_rate) if len(plan.launches) > 1 else float(row["tokens_per_s"])
+    peaks = [launch["peak_memory_bytes"] for launch in plan.launches if launch["peak_memory_bytes"] is not None]
+    row |= {"launches": len(plan.launches), "peak_memory_bytes": max(peaks, default=None)}
+    scale = row["tokens_per_s"] / rate
+    row |= {name: row[name] * scale for name in ("step_time_s", "time_to_loss_s") if row[name] is not None}
+    row["tokens_per_s"] = rate
+    if spread is not None:
+        half = t_quantile(0.975, spread.freedom) * math.sqrt(plan.variance)
+        row |= {"tokens_per_s_low": rate * math.exp(-half), "tokens_per_s_high": rate * math.exp(half)}
+    return row
+
+
+def _log_rate(row: Row) -> float:
+    return math.log(row["tokens_per_s"])
+
+
+def _overlap(one: Row, other: Row) -> bool:
+    ends = [row[name] for row in (one, other) for name in ("tokens_per_s_low", "tokens_per_s_high")]
+    if any(end is None for end in ends):
+        return False
+    low, high, other_low, other_high = ends
+    return bool(other_high >= low and other_low <= high)

@@ -1,0 +1,168 @@
+"""From a configuration to everything a sweep or a single run needs, checked before anything is written or started."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import strategies
+from harness import workloads
+from harness.errors import InputError, UnknownNameError
+from harness.machine import doctor, hardware
+from harness.machine.hardware import Hardware
+from harness.plan import Plan, complete, parse_settings
+from harness.search import samplers
+from harness.search.space import Space
+from harness.sweep.config import SweepConfig
+from harness.sweep.limits import check_memory_limit, memory_ceiling_bytes
+from harness.workloads.workload import Workload
+from strategies.base import Facts, Knob, Setting, Strategy
+
+OPTIONAL_PACKAGES = ("torchao",)
+"""Packages whose absence makes plans infeasible."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A configuration with its machine, workloads and strategies."""
+
+    config: SweepConfig
+    hardware: Hardware
+    world_size: int
+    workloads: Mapping[int, Workload]
+    """Global batch size -> workload."""
+    strategies: tuple[Strategy, ...]
+    """Those in play."""
+    fixed: Mapping[str, Setting]
+    """Knobs that are not searched."""
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """The knobs of every registered strategy."""
+        return strategies.knobs(strategies.registry().values())
+
+    @property
+    def memory_ceiling_bytes(self) -> int | None:
+        """What the worst rank of the winner may have held, in B; None for no limit."""
+        return memory_ceiling_bytes(self.config, self.hardware, self.world_size)
+
+    def facts(self, workload: Workload, world_size: int | None = None) -> Facts:
+        """What strategies may know of a workload on this machine."""
+        return Facts(
+            device_type=self.hardware.device_type,
+            world_size=world_size or self.world_size,
+            global_batch_size=workload.global_batch_size,
+            seq_len=workload.seq_len,
+            workload=workload.name,
+            model=workload.facts(),
+            extras=frozenset(name for name in OPTIONAL_PACKAGES if importlib.util.find_spec(name)),
+            compiler=self.hardware.device_type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++"))),
+        )
+
+    def spaces(self) -> dict[int, Space]:
+        """Global batch size -> the plans that are searched. Raises InputError if no plan can use the world size."""
+        allowed = {"precision": tuple(self.config.precision)} if self.config.precision else {}
+        return {
+            size: Space(
+                self.strategies,
+                self.knobs,
+                self.facts(workload),
+                fixed=self.fixed,
+                allowed=allowed,
+                registered=tuple(strategies.registry().values()),
+            )
+            for size, workload in self.workloads.items()
+        }
+
+    def plan(self, settings: Mapping[str, Setting]) -> Plan:
+        """One plan, its degrees made to fit the world size where they are not given.
+
+        Raises:
+            InputError: a setting cannot be used.
+        """
+        given = dict(settings)
+        used = int(given.get("tp", 1)) * int(given.get("pp", 1))
+        given.setdefault("dp", max(1, self.world_size // used))
+        if given["dp"] != 1:
+            given.setdefault("data_parallel", "ddp")
+        return complete(given, self.knobs)
+
+    def reference_plan(self, workload: Workload) -> Plan:
+        """Everything at its default, on one rank, in micro-batches that any machine holds."""
+        share = max(n for n in range(1, 9) if workload.global_batch_size % n == 0)
+        return complete({"micro_batch_size": share}, self.knobs)
+
+
+def prepare(config: SweepConfig) -> Experiment:
+    """Check everything a configuration asks for. Nothing is written.
+
+    Raises:
+        InputError: anything that cannot work, in one sentence.
+    """
+    check_writable(config.results)
+    check_writable(config.reports)
+    samplers.check(config.sampler, 2 if config.objective == "pareto" else 1)
+    machine = replace(hardware.detect(), label=config.hardware_label)
+    chosen = _strategies(config.strategies)
+    fixed = parse_settings(config.set, strategies.knobs(strategies.registry().values()))
+    batches: Sequence[int | None] = config.global_batch or (None,)
+    found = [_workload(config, machine, batch) for batch in batches]
+    experiment = Experiment(
+        config=config,
+        hardware=machine,
+        world_size=config.world_size or doctor.sensible_ranks(machine),
+        workloads={workload.global_batch_size: workload for workload in found},
+        strategies=chosen,
+        fixed=fixed,
+    )
+    _check_devices(experiment)
+    for workload in found:
+        check_memory_limit(config, chosen, experiment.facts(workload))
+    return experiment
+
+
+def check_writable(folder: Path) -> None:
+    """Raises InputError if files could not be made in a folder that may not exist yet."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{folder} cannot be a folder: {existing} is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written: {existing} is not writable; choose another folder")
+
+
+def _strategies(names: Sequence[str]) -> tuple[Strategy, ...]:
+    registry = strategies.registry()
+    for name in names:
+        if name not in registry:
+            raise UnknownNameError("strategy", name, registry)
+    return tuple(
+        strategy
+        for name, strategy in registry.items()
+        if name in names or (not names and name not in strategies.OPT_IN)
+    )
+
+
+def _workload(config: SweepConfig, machine: Hardware, global_batch: int | None) -> Workload:
+    return workloads.create(
+        config.workload or ("gpt-nano" if machine.device_type == "cpu" else "gpt-124m"),
+        cache=config.results / "cache",
+        data=config.data,
+        field=config.field,
+        tokenizer=config.tokenizer,
+        global_batch_size=global_batch,
+        seq_len=config.seq_len,
+        seed=config.seed,
+    )
+
+
+def _check_devices(experiment: Experiment) -> None:
+    devices = len(experiment.hardware.devices)
+    if experiment.hardware.device_type != "cpu" and experiment.world_size > devices:
+        raise InputError(
+            f"a rank needs a device of its own, but got (world size={experiment.world_size}, devices={devices}); "
+            "set CUDA_VISIBLE_DEVICES='' to run on the CPU"
+        )

@@ -25,6 +25,7 @@ def main() -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
     from harness import launchers
     from harness.launchers.job import Measurement
+    from harness.rank import PRELOAD
     from harness.sweep.sweep import REFERENCE_STEPS
     from tests.faults import matrix
     from tests.tiny import Laboratory
@@ -32,7 +33,7 @@ def main() -> int:
     cases = matrix.COVERING if given.covering else matrix.ALL
     chosen = [case for case in cases if given.match in f"{case.fault} {case.phase} {case.ranks}"]
     seen = []
-    with tempfile.TemporaryDirectory() as folder, launchers.create("local") as launcher:
+    with tempfile.TemporaryDirectory() as folder, launchers.create("local", PRELOAD) as launcher:
         laboratory = Laboratory(launcher, Path(folder), REFERENCE_STEPS)
         laboratory.runner.measurement = Measurement(warmup_steps=4, min_steps=5, max_steps=5)
         for each in matrix.run(chosen, laboratory):

@@ -78,7 +78,7 @@ def launched(name: str, count: int) -> dict[str, Any]:
 def predicted(name: str, found: Mapping[str, Any]) -> list[dict[str, float]]:
     """Each row's measurements beside what the trace and the closed forms say."""
     from harness.plan import Plan
-    from harness.predict import this_machine as machine
+    from harness.predict import this_machine
     from harness.predict.memory import peak_memory
     from harness.predict.setup import Setup
     from harness.predict.shape import Shape
@@ -88,7 +88,7 @@ def predicted(name: str, found: Mapping[str, Any]) -> list[dict[str, float]]:
     prepared = common.experiment(name)
     workload = next(iter(prepared.workloads.values()))
     facts = prepared.facts(workload)
-    device = machine.measured(found["calibration"], 2, 1 << 34)
+    device = this_machine.measured(found["calibration"], 2, 1 << 34)
     shape = Shape.of_facts(facts.model, workload.seq_len)
     rows = []
     for row in found["rows"]:

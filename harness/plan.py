@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.errors import InputError, UnknownNameError
-from strategies.base import Knob, Setting
+from strategies.knob import Knob, Setting
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from strategies.base import Choice, Facts, Knob, ModelFacts, Range, Setting, Settings, Slot, Split, Strategy
+from strategies.base import Slot, Strategy
+from strategies.facts import Facts, ModelFacts, Split
+from strategies.knob import Choice, Knob, Range, Setting, Settings
 
 BUILTIN = (
     "strategies.ddp:Ddp",

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Strategy
+from strategies.base import Slot, Strategy
+from strategies.facts import Facts
+from strategies.knob import Choice, Knob, Range, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training

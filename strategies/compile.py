@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from strategies.base import Choice, Facts, Knob, Setting, Settings, Slot, Strategy
+from strategies.base import Slot, Strategy
+from strategies.facts import Facts
+from strategies.knob import Choice, Knob, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training

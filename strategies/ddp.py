@@ -10,8 +10,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Strategy
-from strategies.engine import ParameterEngine
+from strategies.base import Slot, Strategy
+from strategies.facts import Facts
+from strategies.knob import Choice, Knob, Range, Setting, Settings
+from strategies.parameter_engine import ParameterEngine
 
 if TYPE_CHECKING:
     from strategies.training import Training

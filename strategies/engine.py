@@ -7,16 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
-
-if TYPE_CHECKING:
-    from strategies.training import Training
-
 
 NORM_LENGTH = 1 << 16
 """Longest piece whose norm is taken at once on a CPU, in elements."""
@@ -71,70 +66,6 @@ class Engine(ABC):
         """What this rank holds; gradients are there between `finish_gradients` and `zero_gradients`."""
 
 
-class ParameterEngine(Engine):
-    """Gradients in `.grad` of each parameter: one process, DDP, ZeroRedundancyOptimizer, FSDP2.
-
-    Args:
-        training: after its parts were wrapped.
-        sharded: whether each data-parallel rank holds another piece of each gradient (FSDP2's DTensors).
-        optimizer: made over the parameters if not given.
-    """
-
-    def __init__(
-        self, training: Training, *, sharded: bool = False, optimizer: torch.optim.Optimizer | None = None
-    ) -> None:
-        self.training = training
-        named = [(clean(name), p) for name, p in training.named_parameters()]
-        self.parameters = [p for _, p in named]
-        self.shares = [training.share(name, sharded=sharded) for name, _ in named]
-        self.replicated = all(share == 1.0 / training.facts.world_size for share in self.shares)
-        master = training.master_weights and not sharded
-        self.masters = [nn.Parameter(p.detach().float()) for p in self.parameters] if master else self.parameters
-        self.optimizer = optimizer or training.make_optimizer(
-            decay_groups((training.weight_decay(name), m) for (name, _), m in zip(named, self.masters, strict=True))
-        )
-
-    def set_lr(self, lr: float) -> None:
-        set_lr(self.optimizer, lr)
-
-    def finish_gradients(self) -> None:
-        if self.masters is not self.parameters:
-            for master, p in zip(self.masters, self.parameters, strict=True):
-                master.grad = None if p.grad is None else p.grad.float()
-                p.grad = None
-
-    def _gradients(self) -> list[tuple[torch.Tensor, float]]:
-        pairs = zip(self.masters, self.shares, strict=True)
-        return [(local(p.grad), share) for p, share in pairs if p.grad is not None and local(p.grad).numel()]
-
-    def norm(self) -> torch.Tensor:
-        return global_norm(self._gradients(), self.training, reduce=not self.replicated)
-
-    def scale(self, factor: float | torch.Tensor) -> None:
-        gradients = [grad for grad, _ in self._gradients()]
-        if gradients and not (isinstance(factor, float) and factor == 1.0):
-            torch._foreach_mul_(gradients, factor)
-
-    def step(self) -> None:
-        self.optimizer.step()
-        if self.masters is not self.parameters:
-            with torch.no_grad():
-                for master, p in zip(self.masters, self.parameters, strict=True):
-                    p.copy_(master)
-
-    def zero_gradients(self) -> None:
-        for p in self.masters:
-            p.grad = None
-
-    def state(self) -> State:
-        masters = [] if self.masters is self.parameters else self.masters
-        return State(
-            params=stored(self.parameters),
-            grads=stored(grad for grad, _ in self._gradients()),
-            optimizer=[*stored(masters), *optimizer_state(self.optimizer)],
-        )
-
-
 def clean(name: str) -> str:
     """A parameter's name without what DistributedDataParallel puts before it."""
     return name.removeprefix("module.")
@@ -162,7 +93,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
-def global_norm(gradients: list[tuple[torch.Tensor, float]], training: Training, *, reduce: bool) -> torch.Tensor:
+def global_norm(gradients: list[tuple[torch.Tensor, float]], device: torch.device, *, reduce: bool) -> torch.Tensor:
     """Square root of the sum of squares over all ranks.
 
     Each gradient's square is weighted by the share that keeps replicas from being counted twice, so one sum over
@@ -170,13 +101,13 @@ def global_norm(gradients: list[tuple[torch.Tensor, float]], training: Training,
 
     Args:
         gradients: (this rank's piece, its share).
-        training: for the device.
+        device: that of this rank.
         reduce: False if every rank already holds every gradient.
     """
-    total = torch.zeros((), device=training.device)
+    total = torch.zeros((), device=device)
     for weight in sorted({share for _, share in gradients}):
         pieces = [grad for grad, share in gradients if share == weight]
-        if training.device.type == "cpu":
+        if device.type == "cpu":
             # There the norm of one long fp32 tensor adds up its squares one by one and loses digits.
             pieces = [part for grad in pieces for part in grad.reshape(-1).split(NORM_LENGTH)]
         norms = torch._foreach_norm(pieces, 2, dtype=torch.float32)

@@ -250,7 +250,7 @@ class FlatEngine(Engine):
 
     def norm(self) -> torch.Tensor:
         self._clear_padding()
-        return global_norm(self._shards(), self.training, reduce=True) / self.training.degree("dp")
+        return global_norm(self._shards(), self.training.device, reduce=True) / self.training.degree("dp")
 
     def _clear_padding(self) -> None:
         """Padding between parameters is never written by a hook; whatever the buffer held there is not a gradient."""

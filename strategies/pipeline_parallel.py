@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Strategy
+from strategies.base import Slot, Strategy
+from strategies.facts import Facts
+from strategies.knob import Choice, Knob, Range, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training

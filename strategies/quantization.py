@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from strategies.base import Choice, Facts, Knob, Setting, Settings, Slot, Strategy
+from strategies.base import Slot, Strategy
+from strategies.facts import Facts
+from strategies.knob import Choice, Knob, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training

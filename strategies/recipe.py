@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from strategies.base import Facts, Settings, Slot, Strategy
-from strategies.engine import ParameterEngine
+from strategies.base import Slot, Strategy
+from strategies.facts import Facts
+from strategies.knob import Settings
 from strategies.optimizer import OptimizerConfig
+from strategies.parameter_engine import ParameterEngine
 from strategies.training import Initial, Loss, Metric, Training
 
 ORDER = (

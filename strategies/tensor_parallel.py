@@ -21,8 +21,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.func import functional_call
 
-from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Split, Strategy
+from strategies.base import Slot, Strategy
 from strategies.collectives import all_gather, all_reduced, reduce_scatter
+from strategies.facts import Facts, Split
+from strategies.knob import Choice, Knob, Range, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training

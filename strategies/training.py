@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from strategies.base import Facts, Settings
 from strategies.engine import Engine
+from strategies.facts import Facts
+from strategies.knob import Settings
 from strategies.optimizer import OptimizerConfig
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -8,9 +8,11 @@ import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from strategies import ddp
-from strategies.base import Choice, Facts, Knob, Setting, Settings, Slot, Strategy
+from strategies.base import Slot, Strategy
 from strategies.engine import decay_groups
+from strategies.facts import Facts
 from strategies.flat import FlatEngine
+from strategies.knob import Choice, Knob, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from strategies import zero3
-from strategies.base import Choice, Facts, Knob, Setting, Settings, Slot, Strategy
+from strategies.base import Slot, Strategy
+from strategies.facts import Facts
 from strategies.flat import FlatEngine
+from strategies.knob import Choice, Knob, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training

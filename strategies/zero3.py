@@ -13,9 +13,11 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, Comm, ReduceScatter
 
-from strategies.base import Choice, Facts, Knob, Range, Setting, Settings, Slot, Strategy
+from strategies.base import Slot, Strategy
 from strategies.collectives import all_gather, exchanges_chunks, reduce_scatter
-from strategies.engine import ParameterEngine
+from strategies.facts import Facts
+from strategies.knob import Choice, Knob, Range, Setting, Settings
+from strategies.parameter_engine import ParameterEngine
 
 if TYPE_CHECKING:
     from strategies.training import Training

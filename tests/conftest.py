@@ -6,6 +6,7 @@ import pytest
 
 from harness import launchers
 from harness.launchers.launcher import Launcher
+from harness.rank import PRELOAD
 from tests.tiny import Laboratory
 
 LAUNCHES = ("e2e", "faults", "launchers")
@@ -48,7 +49,7 @@ def _launches(item: pytest.Item) -> bool:
 @pytest.fixture(scope="session")
 def launcher() -> Iterator[Launcher]:
     """One fork server for every trial of the tests."""
-    with launchers.create("local") as started:
+    with launchers.create("local", PRELOAD) as started:
         yield started
 
 

@@ -1,11 +1,14 @@
-"""The arrows of the architecture: which part of the code may know which other."""
+"""The house: which room of the code may know which other, and what a file may be. CONTRIBUTING.md has it in words."""
 
 from __future__ import annotations
 
 import ast
+import re
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,25 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = [path for folder in ("harness", "strategies") for path in sorted((ROOT / folder).rglob("*.py"))]
 HEAVY = {"torch", "optuna", "pandas", "plotly"}
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("harness.cli",),
+    ("harness.nightly",),
+    ("harness.sweep",),
+    ("harness.trial",),
+    ("harness.predict",),
+    ("harness.rank", "harness.report"),
+    ("harness.search", "harness.launchers"),
+    ("harness.workloads", "harness.store"),
+    ("harness.plan", "harness.machine"),
+    ("harness.errors", "harness.labels", "harness.statistics", "strategies"),
+)
+"""From the top floor down. A room may import the rooms of the floors below it, none above it and none beside it."""
+DOORS = {"harness", "harness.__main__"}
+"""What stands in no room: the version, and the way in."""
+
+Graph = Mapping[str, set[str]]
+"""Module -> the modules of this project that it imports."""
 
 
 def module_name(path: Path) -> str:
@@ -25,24 +47,157 @@ MODULES = {module_name(path): path for path in FILES}
 
 def imports(path: Path) -> set[str]:
     """Modules that a file imports when it runs, in functions too; those for type checkers alone are left out."""
-    return {name for statement in statements(ast.parse(path.read_text())) for name in names(statement)}
+    return {name for s in statements(ast.parse(path.read_text()), types=False) for name in names(s, MODULES)}
 
 
-def statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+def statements(tree: ast.AST, *, types: bool) -> Iterator[ast.Import | ast.ImportFrom]:
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if not types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        yield from statements(node)
+        yield from statements(node, types=types)
 
 
-def names(statement: ast.Import | ast.ImportFrom) -> set[str]:
+def names(statement: ast.Import | ast.ImportFrom, modules: Mapping[str, object]) -> set[str]:
     """`from a import b` imports a.b where that is a module of this project, and a otherwise."""
     if isinstance(statement, ast.Import):
         return {alias.name for alias in statement.names}
     module = str(statement.module)
-    return {f"{module}.{a.name}" if f"{module}.{a.name}" in MODULES else module for a in statement.names}
+    return {f"{module}.{a.name}" if f"{module}.{a.name}" in modules else module for a in statement.names}
+
+
+def graph(sources: Mapping[str, str]) -> Graph:
+    """Every arrow between these modules: imports anywhere, for type checkers too, and modules named in strings."""
+    found = {}
+    for module, source in sources.items():
+        tree = ast.parse(source)
+        known = {name for s in statements(tree, types=True) for name in names(s, sources)}
+        strings = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        known |= {text.partition(":")[0] for text in strings}
+        found[module] = (known & sources.keys()) - {module}
+    return found
+
+
+def place(module: str) -> tuple[int, str]:
+    """(floor, room) of a module; the top floor is 0."""
+    for floor, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if module == room or module.startswith(f"{room}."):
+                return floor, room
+    raise AssertionError(f"{module} stands in no room")
+
+
+def upward(arrows: Graph) -> set[str]:
+    """Arrows that do not lead to a lower floor, but for those within a room."""
+    wrong = set()
+    for module, known in arrows.items():
+        for other in known - DOORS if module not in DOORS else ():
+            (floor, room), (its_floor, its_room) = place(module), place(other)
+            if room != its_room and its_floor <= floor:
+                wrong.add(f"{module} -> {other}")
+    return wrong
+
+
+def circles(arrows: Graph) -> list[set[str]]:
+    """Files that import each other, directly or not."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            new = arrows[waiting.pop()] - found
+            found |= new
+            waiting += new
+        return found
+
+    all_reached = {module: reached(module) for module in arrows}
+    found: list[set[str]] = []
+    for module, known in all_reached.items():
+        members = {other for other in known if module in all_reached[other]}
+        if module in members and members not in found:
+            found.append(members)
+    return found
+
+
+ARROWS = graph({name: path.read_text(encoding="utf-8") for name, path in MODULES.items()})
+
+
+def test_the_project_is_found() -> None:
+    assert {"harness.cli.app", "harness.rank.main", "strategies.recipe"} <= MODULES.keys()
+    assert "torch" in imports(MODULES["harness.rank.main"])
+    assert "harness.rank.main" in ARROWS["harness.rank.preload"]  # named in a string
+    assert "harness.launchers.job" in ARROWS["harness.rank"]  # for type checkers alone
+
+
+def test_no_room_knows_one_above_or_beside_it() -> None:
+    assert upward(ARROWS) == set()
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(ARROWS) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from harness.sweep import config",
+        "def late():\n    import harness.sweep.config",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from harness.sweep.config import SweepConfig",
+        "LATE = 'harness.sweep.config:SweepConfig'",
+    ],
+)
+def test_an_arrow_upwards_is_seen_wherever_it_is_hidden(source: str) -> None:
+    sources = {"harness.sweep.config": "", "harness.store.store": source}
+    assert upward(graph(sources)) == {"harness.store.store -> harness.sweep.config"}
+
+
+def test_an_arrow_to_the_room_beside_it_is_seen() -> None:
+    sources = {"harness.rank.main": "from harness.report import page", "harness.report.page": ""}
+    assert upward(graph(sources)) == {"harness.rank.main -> harness.report.page"}
+
+
+def test_a_circle_of_files_is_seen_within_a_room_too() -> None:
+    sources = {"strategies.a": "import strategies.b", "strategies.b": "from strategies import c"}
+    assert circles(graph(sources | {"strategies.c": "import strategies.a", "strategies.d": "import strategies.a"})) == [
+        {"strategies.a", "strategies.b", "strategies.c"}
+    ]
+    assert circles(graph(sources | {"strategies.c": ""})) == []
+
+
+def test_every_room_is_there_and_described_where_contributors_look() -> None:
+    rooms = {room for floor in FLOORS for room in floor}
+    assert {place(module)[1] for module in MODULES.keys() - DOORS} == rooms
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = set(re.findall(r"`((?:harness|strategies)[\w/.]*?)(?:\.py|/)`", text))
+    assert {room.replace(".", "/") for room in rooms} - table == set()
+
+
+# -- files and functions
+
+
+def test_a_file_is_found_by_its_name() -> None:
+    twice = {name: count for name, count in Counter(path.name for path in FILES).items() if count > 1}
+    assert set(twice) == {"__init__.py"}
+
+
+def test_files_and_functions_can_be_read_in_one_sitting() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in FILES]
+    assert max(source.count("\n") for source in sources) <= 400
+    functions = [
+        (node.end_lineno or 0) - node.lineno + 1
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert statistics.median(functions) <= 8
+    assert statistics.quantiles(functions, n=10)[-1] <= 22
+    assert max(functions) <= 60
+
+
+# -- what a room must not know
 
 
 def reachable(start: set[str]) -> set[str]:
@@ -67,11 +222,6 @@ def within(*prefixes: str) -> set[str]:
     return {name for name in MODULES if name.startswith(prefixes)}
 
 
-def test_the_project_is_found() -> None:
-    assert {"harness.cli.app", "harness.rank.main", "strategies.recipe"} <= MODULES.keys()
-    assert "torch" in imports(MODULES["harness.rank.main"])
-
-
 def test_search_alone_knows_optuna() -> None:
     knowing = {name for name, path in MODULES.items() if any(i.partition(".")[0] == "optuna" for i in imports(path))}
     assert knowing
@@ -85,44 +235,45 @@ def test_strategies_know_torch_and_never_the_harness() -> None:
 
 
 def test_what_strategies_say_of_themselves_needs_no_torch() -> None:
-    assert packages({"strategies", "strategies.base"}) - set(sys.stdlib_module_names) == {"strategies"}
+    said = reachable({"strategies", "strategies.base"})
+    assert {"strategies.knob", "strategies.facts"} <= said
+    assert packages(said) - set(sys.stdlib_module_names) == {"strategies"}
 
 
 def test_a_rank_loads_nothing_that_searches_reports_or_displays() -> None:
-    entered = {"harness.rank.main", "harness.rank.preload"}
-    rank_side = reachable(entered | within("strategies", "harness.workloads"))  # these are loaded by name
+    entered = {"harness.rank.main", "harness.rank.preload", "harness.launchers.local"}
+    rank_side = reachable(entered | within("harness.rank", "strategies", "harness.workloads"))  # loaded by name
     assert {"strategies.zero1", "harness.launchers.events", "harness.launchers.job"} <= rank_side
-    assert packages(rank_side) & {"optuna", "pandas", "plotly", "rich", "typer"} == set()
+    assert packages(rank_side) & {"optuna", "pandas", "plotly", "pyarrow", "rich", "typer"} <= {"pyarrow"}
     assert {
-        name for name in rank_side if name.startswith(("harness.search", "harness.report", "harness.cli.app"))
+        name for name in rank_side if name.startswith(("harness.search", "harness.report", "harness.store"))
     } == set()
 
 
 def test_reports_know_only_what_the_store_can_read_and_how_plans_are_judged() -> None:
     known = {name for module in within("harness.report") for name in imports(MODULES[module])}
     ours = {name for name in known if name.partition(".")[0] in ("harness", "strategies")}
-    allowed = (
-        "harness.report",
-        "harness.store.store",
-        "harness.store.records",
-        "harness.errors",
-        "harness.store.standings",
-    )
+    allowed = ("harness.report", "harness.store", "harness.errors", "harness.labels")
     allowed += ("harness.search.importance",)  # what a study says of knobs
     assert {name for name in ours if not name.startswith(allowed)} == set()
     others = {name.partition(".")[0] for name in known - ours} - set(sys.stdlib_module_names)
     assert others <= {"pandas", "plotly", "jinja2", "markupsafe", "tensorboard"}
 
 
-def test_launchers_and_trials_know_neither_search_nor_reports() -> None:
-    known = {name for module in within("harness.trial", "harness.launchers") for name in imports(MODULES[module])}
-    assert {
-        name for name in known if name.startswith(("harness.search", "harness.report", "harness.sweep.sweep"))
-    } == set()
+def test_launchers_ranks_and_trials_know_neither_search_nor_reports() -> None:
+    rooms = within("harness.trial", "harness.rank", "harness.launchers")
+    known = {name for module in rooms for name in imports(MODULES[module])}
+    assert {name for name in known if name.startswith(("harness.search", "harness.report"))} == set()
+
+
+def test_closed_forms_need_neither_torch_nor_tables() -> None:
+    known = packages(within("harness.predict") - {"harness.predict.trace"})
+    assert known - set(sys.stdlib_module_names) == {"harness", "numpy", "scipy", "strategies"}
 
 
 @pytest.mark.parametrize(
-    "module", ["harness.cli.app", "harness.sweep.config", "harness.workloads", "harness.launchers.local"]
+    "module",
+    ["harness.cli.app", "harness.sweep.config", "harness.workloads", "harness.launchers.local", "harness.rank"],
 )
 def test_importing_it_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"

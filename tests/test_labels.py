@@ -3,8 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.labels import kind, labels, settings
-
-from .rows import trial
+from tests.report.rows import trial
 
 
 def names(*plans: dict[str, Any]) -> list[str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -15,7 +12,8 @@ from harness import __version__
 from harness.cli import commands
 from harness.cli import nightly as cli_nightly
 from harness.cli import predict as cli_predict
-from harness.errors import HarnessError, InputError
+from harness.cli.guarded import guarded
+from harness.errors import InputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -195,39 +193,6 @@ def main() -> NoReturn:
 
 
 # -- helpers
-
-
-def guarded(command: Callable[[], int]) -> None:
-    """Run a command; errors that are the user's print as one or two lines, with their own exit code."""
-    try:
-        with _interrupted_once():
-            code = command()
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = commands.INTERRUPTED
-    raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _interrupted_once() -> Iterator[None]:
-    """Treat SIGTERM, which schedulers send, like Ctrl-C. The first signal ends the command; others that follow while
-    it records what it has are ignored."""
-    both = (signal.SIGINT, signal.SIGTERM)
-
-    def interrupt(signum: int, frame: object) -> None:
-        for number in both:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = [(number, signal.signal(number, interrupt)) for number in both]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

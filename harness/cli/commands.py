@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.cli.guarded import INTERRUPTED, NOTHING_SUCCEEDED
 from harness.errors import HarnessError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.sweep.config import SweepConfig
-
-NOTHING_SUCCEEDED, INTERRUPTED = 1, 130
 
 
 def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
@@ -24,11 +23,15 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
     began = time.monotonic()
     from harness import launchers
     from harness.cli.display import SweepDisplay, print_result
+    from harness.rank import PRELOAD
     from harness.sweep.config import load_config
 
     config = load_config(path, options)
     console = _console(to_stderr=as_json)
-    with launchers.create("local") as launcher, SweepDisplay(console, config.seconds, config.trials) as display:
+    with (
+        launchers.create("local", PRELOAD) as launcher,
+        SweepDisplay(console, config.seconds, config.trials) as display,
+    ):
         launcher.warm_up()  # its imports take as long as ours and go on meanwhile
         from harness.report.sweep_view import SweepView
         from harness.sweep.experiment import prepare
@@ -209,6 +212,7 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     """Measure what predictions are made from, whether it is known or not."""
     from harness import launchers
     from harness.errors import MeasurementError
+    from harness.rank import PRELOAD
     from harness.store.store import Store
     from harness.sweep.config import load_config
     from harness.sweep.experiment import prepare
@@ -217,7 +221,7 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     options = {"results": results, "workload": workload, "world_size": world_size}
     experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
     store, hardware_id = Store(results), experiment.hardware.hardware_id
-    with launchers.create("local") as launcher:
+    with launchers.create("local", PRELOAD) as launcher:
         found = calibrated(experiment, make_runner(experiment, launcher, store, "calibration"), anew=True)
     if found.peak is None or found.ranks is None:
         raise MeasurementError("the machine could not be measured; what was known of it is kept")

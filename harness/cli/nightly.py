@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import nightly_commands as commands
+from harness.cli.guarded import guarded
 
 app = typer.Typer(rich_markup_mode=None, help="Measure a suite every night and hear of what got worse.")
 
@@ -16,12 +17,6 @@ SuiteOption = Annotated[Path | None, typer.Option("--suite", help="Suite; nightl
 Results = Annotated[Path, typer.Option(help="Folder of the parquet files and nights.")]
 Reports = Annotated[Path, typer.Option(help="Folder of the HTML pages.")]
 Acknowledged = Annotated[Path, typer.Option(help="File of acknowledgements, to be kept in git.")]
-
-
-def _guarded(command: object) -> None:
-    from harness.cli.app import guarded
-
-    guarded(command)  # type: ignore[arg-type]
 
 
 @app.callback(invoke_without_command=True, epilog="Example: python -m harness nightly run")
@@ -43,7 +38,7 @@ def run(
     hardware_label: Annotated[str | None, typer.Option(help="Part of the hardware_id.")] = None,
 ) -> None:
     """Measure and judge a night: exit 0, 1 for a confirmed regression, 3 if something could not be measured."""
-    _guarded(
+    guarded(
         lambda: commands.run(
             suite,
             results=results,
@@ -65,7 +60,7 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the suite.")] = "nightly",
 ) -> None:
     """Make a suite from a sweep: its winner, and the best of each strategy."""
-    _guarded(lambda: commands.init(sweep, results, output, name))
+    guarded(lambda: commands.init(sweep, results, output, name))
 
 
 @app.command(
@@ -80,7 +75,7 @@ def ack(
     results: Results = Path("results"),
 ) -> None:
     """Accept a change: a line in a file in git, from which the baseline begins anew."""
-    _guarded(lambda: commands.ack(plan, metric, because, suite, acknowledged, results))
+    guarded(lambda: commands.ack(plan, metric, because, suite, acknowledged, results))
 
 
 @app.command(epilog="Example: python -m harness nightly install --cron")
@@ -98,7 +93,7 @@ def install(
     forms = [name for name, chosen in locals().items() if name in ("cron", "systemd", "github", "slurm") and chosen]
     if len(forms) != 1:
         raise typer.BadParameter("choose one of --cron, --systemd, --github and --slurm")
-    _guarded(lambda: commands.install(forms[0], suite, time, deadline, write))
+    guarded(lambda: commands.install(forms[0], suite, time, deadline, write))
 
 
 @app.command(
@@ -115,4 +110,4 @@ def bisect(
     floor: Annotated[str, typer.Option(help="Smallest slowdown that counts.")] = "2%",
 ) -> None:
     """Find the commit of your project that made it slower: good and bad are measured in turns."""
-    _guarded(lambda: commands.bisect(good, bad, project, build, measure, runs, floor))
+    guarded(lambda: commands.bisect(good, bad, project, build, measure, runs, floor))

@@ -76,6 +76,7 @@ def _night(
     from harness import launchers
     from harness.nightly import environment, night, pages
     from harness.nightly.history import History
+    from harness.rank import PRELOAD
     from harness.search.feasible import why_not
     from harness.store.store import Store
     from harness.sweep.experiment import prepare
@@ -92,7 +93,7 @@ def _night(
     workload.prepare()
     store, sweep = Store(config.results), f"nightly-{suite.name}"
     history = History(config.results, suite.name, experiment.hardware.hardware_id)
-    with history.alone(), _resumable(say), launchers.create("local") as launcher:
+    with history.alone(), _resumable(say), launchers.create("local", PRELOAD) as launcher:
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, sweep)
         runner.measurement = night.measurement(suite)

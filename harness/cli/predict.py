@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.guarded import guarded
 from harness.errors import InputError
 
 
@@ -42,7 +43,6 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Predict memory and step time of plans without running them, for a cluster, this machine or a table."""
-    from harness.cli.app import guarded
 
     def run() -> int:
         from harness.cli import predict_commands as commands
@@ -85,7 +85,6 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """How well samplers search: regret on a recorded exhaustive table."""
-    from harness.cli.app import guarded
 
     def run() -> int:
         from harness.sweep import recorded_grids as replays

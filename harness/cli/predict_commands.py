@@ -15,8 +15,7 @@ from harness import workloads
 from harness.errors import InputError, UnknownNameError
 from harness.labels import labels
 from harness.plan import Plan, complete, parse_settings
-from harness.predict import cluster_plans as ranking
-from harness.predict import devices, table
+from harness.predict import cluster_plans, devices, table
 from harness.predict.cluster_plans import Question, Ranked
 from harness.predict.devices import Cluster, Validated
 from harness.report import format as fmt
@@ -94,7 +93,7 @@ def _there(
     workload: str | None, cluster: str, pairs: Sequence[str], options: Mapping[str, Any], top: int
 ) -> dict[str, Any]:
     question = question_of(workload, devices.parse_cluster(cluster), pairs, options)
-    found = ranking.ask(question, top)
+    found = cluster_plans.ask(question, top)
     device = question.cluster.device
     return {
         "workload": question.name,
@@ -125,7 +124,8 @@ def question_of(workload: str | None, cluster: Cluster, pairs: Sequence[str], op
         name=made.name,
         model=model,
         seq_len=made.seq_len,
-        global_batch=options.get("global_batch") or ranking.default_batch(made.global_batch_size, cluster.devices),
+        global_batch=options.get("global_batch")
+        or cluster_plans.default_batch(made.global_batch_size, cluster.devices),
         cluster=cluster,
         fixed=fixed,
     )
@@ -175,7 +175,7 @@ def _plans(found: Sequence[Ranked], question: Question, validated: Validated | N
         {
             "label": name,
             "plan": dict(one.plan),
-            "set": ranking.settings(one.plan),
+            "set": cluster_plans.settings(one.plan),
             "step_time_s": one.step_time_s,
             "tokens_per_s": one.tokens_per_s,
             "tokens_per_s_low": None if validated is None else one.tokens_per_s / (1 + validated.p95),
@@ -230,7 +230,7 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
             {
                 "label": name,
                 "plan": dict(point.plan),
-                "set": ranking.settings(point.plan),
+                "set": cluster_plans.settings(point.plan),
                 "step_time_s": forecast.step_time_s,
                 "tokens_per_s": made.tokens_per_step / forecast.step_time_s,
                 "needed_bytes": forecast.peak_memory_bytes,

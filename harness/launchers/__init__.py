@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 
 from harness.errors import UnknownNameError
@@ -13,9 +14,17 @@ LAUNCHERS = {
 """One line for each launcher."""
 
 
-def create(name: str) -> Launcher:
-    """The launcher of that name. Raises UnknownNameError."""
+def create(name: str, preload: Sequence[str] = ()) -> Launcher:
+    """The launcher of that name.
+
+    Args:
+        name: one of `LAUNCHERS`.
+        preload: modules that ranks need; a launcher may import them once for all ranks.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
     if name not in LAUNCHERS:
         raise UnknownNameError("launcher", name, LAUNCHERS)
-    launcher: Launcher = EntryPoint(name=name, value=LAUNCHERS[name], group="").load()()
+    launcher: Launcher = EntryPoint(name=name, value=LAUNCHERS[name], group="").load()(preload)
     return launcher

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.plan import Plan
 from harness.workloads.workload import Workload
-from strategies.base import Facts
+from strategies.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,12 +45,12 @@ class Launcher(ABC):
     """Starts ranks. A context manager: what it keeps running between trials ends with it."""
 
     @abstractmethod
-    def start(self, job: Job, target: Callable[[Any, int], None] | None = None) -> Ranks:
+    def start(self, job: Job, target: Callable[[Any, int], None]) -> Ranks:
         """Start the ranks of a job.
 
         Args:
             job: what to run.
-            target: called as target(job, rank) in each rank's process instead of harness.rank.main.main.
+            target: called as target(job, rank) in each rank's process.
 
         Raises:
             MeasurementError: no process can be started here.

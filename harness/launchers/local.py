@@ -39,9 +39,9 @@ MARK = ("HARNESS_SERVER", secrets.token_hex(8))
 class LocalLauncher(Launcher):
     """Keeps one fork server for all trials, which run one after the other; one that died is replaced."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Sequence[str] = ()) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["harness.rank.preload"])
+        self._context.set_forkserver_preload(list(preload))
 
     def warm_up(self) -> None:
         with _environment(), _no_interrupt():
@@ -52,7 +52,7 @@ class LocalLauncher(Launcher):
             except OSError as error:
                 raise _cannot_start(error) from error
 
-    def start(self, job: Job, target: Callable[[Any, int], None] | None = None) -> Ranks:
+    def start(self, job: Job, target: Callable[[Any, int], None]) -> Ranks:
         try:
             return self._start(job, target)
         except (EOFError, ConnectionError, FileNotFoundError):  # the server died, or its socket was removed
@@ -64,7 +64,7 @@ class LocalLauncher(Launcher):
         except (EOFError, OSError) as error:
             raise _cannot_start(error) from error
 
-    def _start(self, job: Job, target: Callable[[Any, int], None] | None) -> Ranks:
+    def _start(self, job: Job, target: Callable[[Any, int], None]) -> Ranks:
         self.warm_up()
         _check_descriptors(6 + 2 * job.world_size)
         processes = [
@@ -106,15 +106,13 @@ def _cannot_start(error: Exception) -> MeasurementError:
     return MeasurementError(f"no rank can be started: {getattr(error, 'strerror', None) or error}")
 
 
-def _run(target: Callable[[Any, int], None] | None, job: Job, rank: int) -> None:
+def _run(target: Callable[[Any, int], None], job: Job, rank: int) -> None:
     os.setsid()  # a group of its own, so that whatever the rank starts can be ended with it
     die_with_parent()
     die_first()
     # The server ends when nobody holds this pipe; in the hands of ranks it would outlive a parent that was killed.
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
-    from harness.rank import main as rank_side
-
-    (target or rank_side.main)(job, rank)
+    target(job, rank)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from harness.plan import Plan
 from harness.store.records import Outcome, Role
 from harness.store.standings import Row, order, standings
 from harness.store.store import Store
-from strategies.base import Setting
+from strategies.knob import Setting
 
 
 def from_sweep(store: Store, hardware_id: str, sweep: str, name: str) -> Suite:

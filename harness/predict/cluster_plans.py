@@ -20,7 +20,8 @@ from harness.predict.setup import Setup
 from harness.predict.shape import Shape
 from harness.predict.time import step_time
 from harness.search.space import Space
-from strategies.base import Facts, ModelFacts, Setting
+from strategies.facts import Facts, ModelFacts
+from strategies.knob import Setting
 
 SEARCHED = (
     "data_parallel",

@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from harness.errors import InputError, UnknownNameError
+from harness.predict.factors import Factors
+from harness.predict.setup import Setup
 from harness.predict.shape import Number
-
-if TYPE_CHECKING:
-    from harness.predict.probe_factors import Probes
 
 FOLDER = Path(__file__).with_name("devices")
 
@@ -97,8 +96,6 @@ class Device:
     """Where the efficiency is from."""
     validated: Validated | None = None
     """None if no run of this device was compared with its prediction."""
-    probes: Probes | None = None
-    """Short trainings that were measured on it."""
 
     def peak(self, compute: Any) -> Number:
         """Dense peak in FLOP/s for a number format, or for an array of them.
@@ -112,6 +109,15 @@ class Device:
             return self.peak_flops[compute]
         kinds, index = np.unique(compute, return_inverse=True)
         return np.array([self.peak(str(kind)) for kind in kinds])[index]
+
+    @property
+    def probed(self) -> bool:
+        """Whether short trainings were measured on it."""
+        return False
+
+    def factors(self, setup: Setup) -> Factors:
+        """How the closed form is scaled on it, for one setup or for arrays: not at all."""
+        return Factors()
 
     def gain(self, kind: str) -> float:
         """How much faster products in float8 or int8 are than in bf16; 1 where the device has none."""

@@ -9,7 +9,7 @@ tensor parallelism and each kind of data parallelism by what they take beyond th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from harness.predict.costs import (
     update_seconds_each,
 )
 from harness.predict.devices import Device
+from harness.predict.factors import Factors
 from harness.predict.setup import MOMENTS, Setup
 from harness.predict.shape import Number, Shape
 
@@ -39,21 +40,6 @@ UPDATED = ("precision", "quantization", "weight_bytes", "gradient_bytes", "optim
 ENDS = 1
 """Of a probe: an all-reduce after the embedding, one before the output projection turns back, two for the loss;
 a layer has four."""
-
-
-@dataclass(frozen=True)
-class Factors:
-    """Measured over closed form, of each part of a step."""
-
-    compute: Number = 1.0
-    tensor: Number = 1.0
-    update: Number = 1.0
-    exchange: Number = 1.0
-    overlap: Number = 1.0
-    """Share of the communication that the closed form hides which is hidden; what was measured beside computation has
-    none."""
-    ends: Number = 0.0
-    """Layers whose tensor-parallel collectives those of the embedding and of the loss are worth, where they count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,9 +298,26 @@ class Probes:
         return {}
 
 
-def factors(setup: Setup, device: Device) -> Factors:
-    """How the closed form is scaled on a device; not at all where no short trainings were measured."""
-    return Factors() if device.probes is None else device.probes.factors(setup)
+@dataclass(frozen=True, kw_only=True)
+class ProbedDevice(Device):
+    """A device on which short trainings were measured."""
+
+    probes: Probes
+
+    @property
+    def probed(self) -> bool:
+        return True
+
+    def factors(self, setup: Setup) -> Factors:
+        return self.probes.factors(setup)
+
+
+def with_probes(device: Device, calibration: Mapping[str, Any]) -> Device:
+    """The device with the short trainings of its calibration, if it has any."""
+    probes = Probes.of_json(calibration, device)
+    if probes is None:
+        return device
+    return ProbedDevice(**{f.name: getattr(device, f.name) for f in fields(Device)}, probes=probes)
 
 
 def _line(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:

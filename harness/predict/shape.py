@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from harness.errors import InputError
-from strategies.base import ModelFacts
+from strategies.facts import ModelFacts
 
 Number: TypeAlias = Any
 """A number, or a numpy array of numbers that formulas take element by element."""

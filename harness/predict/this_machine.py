@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from harness.predict.devices import Device, Efficiency
-from harness.predict.probe_factors import Probes
+from harness.predict.probe_factors import with_probes
 
 OPERATORS_A_LAYER = 120
 """Operators that the host launches for a layer's forward and backward pass."""
@@ -68,7 +67,7 @@ def measured(calibration: Mapping[str, Any], world_size: int, memory_bytes: int)
         ),
         fitted="this machine's own calibration",
     )
-    return replace(device, probes=Probes.of_json(calibration, device))
+    return with_probes(device, calibration)
 
 
 def _attention_share(calibration: Mapping[str, Any], peaks: Mapping[str, float]) -> float:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.predict import probe_factors as probes
 from harness.predict.costs import (
     exchange_seconds,
     head_seconds,
@@ -75,7 +74,7 @@ def step_time(shape: Shape, setup: Setup, device: Device) -> StepTime:
         InputError: the device has no products in the plan's number format.
     """
     layer, head = layer_seconds(shape, setup, device), head_seconds(shape, setup, device)
-    seen = probes.factors(setup, device)
+    seen = device.factors(setup)
     layer, head = layer.scaled(seen.compute, seen.tensor), head * seen.compute
     first, last = stage_layers(shape, setup)
     m, p, v = setup.micro_batches, setup.pp, setup.stages_per_rank

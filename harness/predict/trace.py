@@ -31,7 +31,8 @@ from harness.rank.main import build
 from harness.rank.observe import watching
 from harness.workloads.workload import Workload
 from strategies import collectives, ddp, pipeline_parallel, training
-from strategies.base import Facts, Settings
+from strategies.facts import Facts
+from strategies.knob import Settings
 from strategies.training import Training
 
 DEEP = 8

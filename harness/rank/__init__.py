@@ -1,1 +1,18 @@
-"""What runs inside a rank."""
+"""What runs inside a rank. Nothing of it is imported before a rank's process is there: it loads torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.launchers.job import Job
+
+PRELOAD = ("harness.rank.preload",)
+"""What a launcher may import once for all ranks."""
+
+
+def train(job: Job, rank: int) -> None:
+    """A trial's part in one rank's process, which ends with it."""
+    from harness.rank import main
+
+    main.main(job, rank)

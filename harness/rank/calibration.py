@@ -17,16 +17,14 @@ import torch.nn.functional as F
 
 from harness.launchers.job import Job
 from harness.plan import Plan
-from harness.rank import probe
+from harness.rank import probe, stopwatch
 from harness.rank.main import device_of, join
+from harness.rank.stopwatch import Stopwatch
 from strategies import collectives
 
 FILE = "calibration.json"
-SECONDS = 0.01
-"""How long each operation is repeated, in s; about thirty of them are measured."""
 PROBES_S = 20.0
 """No short training is begun for the first time after so many seconds of them; a small model takes half of it."""
-FEWEST, MOST = 3, 50
 BATCHES = (1, 8)
 """Samples whose tokens are the rows of products."""
 SIZES = (1 << 10, 1 << 18, 1 << 24)
@@ -50,21 +48,21 @@ def main(job: Job, rank: int, plans: Sequence[Plan] = ()) -> None:
     if job.world_size > 1:
         join(job, rank, device)
         group = dist.group.WORLD
-    clock = Clock(device, group)
+    watch = Stopwatch(device, group)
     found: dict[str, Any] = {
         "threads": job.threads,
         "device_type": device.type,
         "torch": torch.__version__,
-        "matmul": products(job, clock),
-        "attention": attention(job, clock),
-        "elementwise_bytes_per_s": elementwise(clock),
-        "operator_s": clock.seconds(_small_operator(device)),
+        "matmul": products(job, watch),
+        "attention": attention(job, watch),
+        "elementwise_bytes_per_s": elementwise(watch),
+        "operator_s": watch.seconds(_small_operator(device)),
     }
     if group is not None:
-        found |= communication(clock, group)
+        found |= communication(watch, group)
     _write(job, rank, found)
     if plans:
-        _write(job, rank, found | probe.run(job, plans, clock, PROBES_S))
+        _write(job, rank, found | probe.run(job, plans, watch, PROBES_S))
     if group is not None:
         dist.barrier()
         dist.destroy_process_group()
@@ -77,44 +75,7 @@ def _write(job: Job, rank: int, found: Mapping[str, Any]) -> None:
         hidden.rename(job.folder / FILE)
 
 
-class Clock:
-    """Times calls, on all ranks at once.
-
-    Args:
-        device: what is waited for.
-        group: every rank makes as many calls as the first one decides; None for one rank.
-    """
-
-    def __init__(self, device: torch.device, group: dist.ProcessGroup | None) -> None:
-        self.device, self._group = device, group
-
-    def seconds(self, call: Callable[[], object]) -> float:
-        """Median seconds of a call that is repeated."""
-        call()
-        repeats = self.agreed(max(FEWEST, min(MOST, round(SECONDS / max(self._once(call), 1e-7)))))
-        return sorted(self._once(call) for _ in range(repeats))[repeats // 2]
-
-    def _once(self, call: Callable[[], object]) -> float:
-        begin = self.now()
-        call()
-        return self.now() - begin
-
-    def now(self) -> float:
-        """Seconds, once the device has done what it was given."""
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()
-
-    def agreed(self, number_here: int) -> int:
-        """The first rank's number."""
-        if self._group is None:
-            return number_here
-        number = torch.tensor([number_here], device=self.device)
-        dist.broadcast(number, 0, group=self._group)
-        return int(number.item())
-
-
-def products(job: Job, clock: Clock) -> list[dict[str, Any]]:
+def products(job: Job, watch: Stopwatch) -> list[dict[str, Any]]:
     """Matrix products as a block of the workload has them, by number format."""
     model, found = job.facts.model, []
     width, hidden = model.width or 256, model.hidden or 4 * (model.width or 256)
@@ -122,33 +83,33 @@ def products(job: Job, clock: Clock) -> list[dict[str, Any]]:
         for batch in BATCHES:
             rows = batch * job.facts.seq_len
             for columns, inner in ((3 * width, width), (hidden, width), (width, hidden)):
-                a = torch.randn(rows, inner, device=clock.device).to(dtype)
-                b = torch.randn(columns, inner, device=clock.device).to(dtype)
-                seconds = clock.seconds(lambda a=a, b=b: F.linear(a, b))  # type: ignore[misc]
+                a = torch.randn(rows, inner, device=watch.device).to(dtype)
+                b = torch.randn(columns, inner, device=watch.device).to(dtype)
+                seconds = watch.seconds(lambda a=a, b=b: F.linear(a, b))  # type: ignore[misc]
                 rate = 2 * rows * columns * inner / seconds
                 found.append({"format": name, "m": rows, "n": columns, "k": inner, "flops_per_s": rate})
     return found
 
 
-def attention(job: Job, clock: Clock) -> list[dict[str, Any]]:
+def attention(job: Job, watch: Stopwatch) -> list[dict[str, Any]]:
     """Causal attention as the workload has it, forward, for one sample."""
     model = job.facts.model
     if not model.heads:
         return []
     found = []
     for name, dtype in FORMATS.items():
-        q, k, v = torch.randn(3, 1, model.heads, job.facts.seq_len, model.head_dim, device=clock.device).to(dtype)
+        q, k, v = torch.randn(3, 1, model.heads, job.facts.seq_len, model.head_dim, device=watch.device).to(dtype)
         call = lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
         # Two products for each pair of positions, half of which causality masks.
         flops = 2 * model.heads * job.facts.seq_len**2 * model.head_dim
-        found.append({"format": name, "flops": flops, "seconds": clock.seconds(call)})
+        found.append({"format": name, "flops": flops, "seconds": watch.seconds(call)})
     return found
 
 
-def elementwise(clock: Clock) -> float:
+def elementwise(watch: Stopwatch) -> float:
     """Bytes read and written per second by an operator that computes next to nothing."""
-    data = torch.ones(4 << 20, device=clock.device)
-    return 2 * data.numel() * data.element_size() / clock.seconds(lambda: data * 2.0)
+    data = torch.ones(4 << 20, device=watch.device)
+    return 2 * data.numel() * data.element_size() / watch.seconds(lambda: data * 2.0)
 
 
 def _small_operator(device: torch.device) -> Callable[[], object]:
@@ -156,13 +117,13 @@ def _small_operator(device: torch.device) -> Callable[[], object]:
     return lambda: data + 1.0
 
 
-def communication(clock: Clock, group: dist.ProcessGroup) -> dict[str, Any]:
+def communication(watch: Stopwatch, group: dist.ProcessGroup) -> dict[str, Any]:
     """Collectives as strategies run them, by size, and how much slower a product is meanwhile.
 
     A ring sends 2 (n - 1) / n of its data over each link (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce
     algorithms for clusters of workstations").
     """
-    world, device = dist.get_world_size(group), clock.device
+    world, device = dist.get_world_size(group), watch.device
     sizes = SIZES if device.type == "cpu" else (*SIZES, LARGEST_DEVICE)
     table: dict[str, list[tuple[int, float]]] = {"all_reduce": [], "all_gather": [], "reduce_scatter": [], "send": []}
     for size in sizes:
@@ -174,33 +135,33 @@ def communication(clock: Clock, group: dist.ProcessGroup) -> dict[str, Any]:
             "send": lambda data=data: _shift(data, group),  # type: ignore[misc]
         }
         for name, call in calls.items():
-            table[name].append((size, clock.seconds(call)))
+            table[name].append((size, watch.seconds(call)))
     small, large = table["all_reduce"][0][1], table["all_reduce"][-1]
     return {
         "collectives": table,
         "all_reduce_latency_s": small,
         "all_reduce_bytes_per_s": 2 * (world - 1) / world * large[0] / large[1],
         "backend": dist.get_backend(),
-        "slowdown_under_communication": slowdown(clock, group),
+        "slowdown_under_communication": slowdown(watch, group),
     }
 
 
-def slowdown(clock: Clock, group: dist.ProcessGroup) -> float:
+def slowdown(watch: Stopwatch, group: dist.ProcessGroup) -> float:
     """How many times longer a product takes while an all-reduce goes on."""
-    side = 512 if clock.device.type == "cpu" else 8192
-    a = torch.randn(side, side, device=clock.device)
-    data = torch.ones(SIZES[-1] // 4, device=clock.device)
-    alone = clock.seconds(lambda: a @ a)
+    side = 512 if watch.device.type == "cpu" else 8192
+    a = torch.randn(side, side, device=watch.device)
+    data = torch.ones(SIZES[-1] // 4, device=watch.device)
+    alone = watch.seconds(lambda: a @ a)
     times = []
-    for _ in range(FEWEST):
+    for _ in range(stopwatch.FEWEST):
         work = dist.all_reduce(data, group=group, async_op=True)
         begin = time.perf_counter()
         a @ a
-        if clock.device.type != "cpu":
-            torch.accelerator.current_stream(clock.device).synchronize()
+        if watch.device.type != "cpu":
+            torch.accelerator.current_stream(watch.device).synchronize()
         times.append(time.perf_counter() - begin)
         work.wait()
-    return max(1.0, sorted(times)[FEWEST // 2] / alone)
+    return max(1.0, sorted(times)[stopwatch.FEWEST // 2] / alone)
 
 
 def _shift(data: torch.Tensor, group: dist.ProcessGroup) -> None:

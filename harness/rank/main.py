@@ -21,7 +21,8 @@ from harness.rank.measure import RankTrial
 from harness.rank.peak_memory import held_bytes, memory_of
 from harness.workloads.workload import Workload
 from strategies import recipe
-from strategies.base import Facts, Settings
+from strategies.facts import Facts
+from strategies.knob import Settings
 from strategies.training import Initial, Training
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -21,11 +21,9 @@ import torch.distributed as dist
 from harness.launchers.job import Job
 from harness.plan import Plan
 from harness.rank.main import build
+from harness.rank.stopwatch import Stopwatch
 from harness.workloads.workload import Workload
-from strategies.base import Facts
-
-if TYPE_CHECKING:
-    from harness.rank.calibration import Clock
+from strategies.facts import Facts
 
 DEPTH = 2
 """Blocks of the model."""
@@ -44,7 +42,7 @@ ENOUGH_S = (0.05, 0.15)
 def run(
     job: Job,
     plans: Sequence[Plan],
-    clock: Clock,
+    watch: Stopwatch,
     seconds: float,
 ) -> dict[str, Any]:
     """Measure plans until the time is over.
@@ -52,7 +50,7 @@ def run(
     Args:
         job: whose workload is trained, with `DEPTH` blocks.
         plans: of one rank, or of all, each of them different; what matters most comes first.
-        clock: of this rank.
+        watch: of this rank.
         seconds: no plan is begun for the first time after so many.
 
     Returns:
@@ -70,7 +68,7 @@ def run(
     begin = time.perf_counter()
     for plan in (*plans[: len(plans) // 2], *plans[:COMPARED], *plans[len(plans) // 2 :]) * ROUNDS:
         again = plan in rows
-        if not clock.agreed(int(time.perf_counter() - begin < (AGAIN_S if again else seconds))):
+        if not watch.agreed(int(time.perf_counter() - begin < (AGAIN_S if again else seconds))):
             if again:
                 continue
             break
@@ -78,7 +76,7 @@ def run(
         its = replace(facts, world_size=plan.world_size, global_batch_size=samples)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what libraries say of themselves would stand between a sweep's lines
-            passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, clock)
+            passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, watch)
         gc.collect()  # hooks and parameters hold each other; the next model needs the memory
         seen = {"pass_s": median(passes), "update_s": median(updates)}
         rows[plan] = {name: min(value, rows.get(plan, seen)[name]) for name, value in seen.items()}
@@ -97,24 +95,24 @@ def run(
     }
 
 
-def _timed(workload: Workload, plan: Plan, facts: Facts, clock: Clock) -> tuple[list[float], list[float]]:
+def _timed(workload: Workload, plan: Plan, facts: Facts, watch: Stopwatch) -> tuple[list[float], list[float]]:
     """(seconds of each pass, seconds of each update)."""
-    training = build(workload, plan, facts, clock.device)
-    inputs, targets = (t.to(clock.device) for t in workload.samples(0, np.array(training.sample_indices)))
+    training = build(workload, plan, facts, watch.device)
+    inputs, targets = (t.to(watch.device) for t in workload.samples(0, np.array(training.sample_indices)))
     passes: list[float] = []
     updates: list[float] = []
     several = plan.world_size > 1
     warm = 1 + (plan["data_parallel"] == "ddp")  # which makes its buckets anew in the second step
     most, enough = warm + REPEATS[several], ENOUGH_S[several]
-    while clock.agreed(int(len(passes) < most and sum(passes[warm:] + updates[warm:]) < enough)):
+    while watch.agreed(int(len(passes) < most and sum(passes[warm:] + updates[warm:]) < enough)):
         if dist.is_initialized():
             dist.barrier()
-        times = [clock.now()]
+        times = [watch.now()]
         training.forward_backward(inputs, targets)
         training.engine.finish_gradients()
-        times.append(clock.now())
+        times.append(watch.now())
         training.update()
-        times.append(clock.now())
+        times.append(watch.now())
         passes.append(times[1] - times[0])
         updates.append(times[2] - times[1])
     training.engine.drain()

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
-from strategies.base import Range, Setting
+from strategies.knob import Range, Setting
 
 T = TypeVar("T")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.plan import Plan
-from strategies.base import Facts, Strategy
+from strategies.base import Strategy
+from strategies.facts import Facts
 
 
 def why_not(plan: Plan, facts: Facts, strategies: Iterable[Strategy]) -> str | None:

@@ -22,7 +22,7 @@ from harness.search.guide import Guide
 from harness.search.ledger import distribution, point_of
 from harness.search.residual import Array, Residual, expected_improvement
 from harness.search.spaces import GLOBAL_BATCH_SIZE, Point, Spaces
-from strategies.base import Setting
+from strategies.knob import Setting
 
 NEIGHBOURS = 64
 """Points near the best ones that are looked at besides: numbers of a range lie between the points of the grid."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import optuna
 from optuna.distributions import CategoricalDistribution
 
-from strategies.base import Setting
+from strategies.knob import Setting
 
 FEWEST = 10
 """Trials below which nothing is said."""

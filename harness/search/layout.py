@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-from strategies.base import Setting
+from strategies.knob import Setting
 
 
 class Layout(NamedTuple):

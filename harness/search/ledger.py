@@ -15,7 +15,7 @@ from harness.search.choosers import Chooser, Domain
 from harness.search.evaluation import Evaluation, Recorded, Ticket
 from harness.search.spaces import GLOBAL_BATCH_SIZE, Point, Spaces
 from harness.store.records import Outcome
-from strategies.base import Range, Setting
+from strategies.knob import Range, Setting
 
 _SPACE = "space"
 _GIVEN_UP = "given_up"

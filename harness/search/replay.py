@@ -20,7 +20,7 @@ from harness.search.evaluation import Budget, Evaluation, Ticket
 from harness.search.guide import Blind, Guide
 from harness.search.spaces import Point, Spaces
 from harness.store.records import Outcome
-from strategies.base import Setting
+from strategies.knob import Setting
 
 NEAR = 0.02
 """A plan this much slower than the best one counts as found."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.special
 
-from strategies.base import Setting
+from strategies.knob import Setting
 
 Array = npt.NDArray[np.float64]
 Settings = Mapping[str, Setting]

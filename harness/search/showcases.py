@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from harness.plan import Plan, complete
+from harness.search.choices import Choices
 from harness.search.choosers import contains
 from harness.search.layout import Layout
-from strategies.base import Knob, Setting, Slot, Strategy
+from strategies.base import Slot, Strategy
+from strategies.knob import Knob, Setting
 
 ADDED = (Slot.QUANTIZATION, Slot.CHECKPOINT, Slot.COMPILE, Slot.EXTRA)
 """What can be added to any plan: left out of the showcases of other strategies, so that these can be compared."""
 
-if TYPE_CHECKING:
-    from harness.search.space import Space
 
-
-def plans(space: Space) -> list[Plan]:
+def plans(space: Choices) -> list[Plan]:
     """A full plan for each showcase of each strategy in play, in their order, each once.
 
     Plans that cannot run are included, so that the reason is recorded. A showcase that contradicts what the user
@@ -31,7 +29,7 @@ def plans(space: Space) -> list[Plan]:
     return list(dict.fromkeys(plan for plan in filled if plan is not None))
 
 
-def best(space: Space, candidates: Iterable[Plan], cost: Callable[[Plan], float]) -> list[Plan]:
+def best(space: Choices, candidates: Iterable[Plan], cost: Callable[[Plan], float]) -> list[Plan]:
     """The usual first plan, then for each showcase the cheapest candidate that shows the same, each once.
 
     A showcase that no candidate shows is filled with sensible settings, so that the reason is recorded.
@@ -57,7 +55,7 @@ def _coarse(cost: float) -> float:
     return cost if math.isinf(cost) else round(100 * cost)
 
 
-def _shows(space: Space, plan: Plan, strategy: Strategy, wanted: Mapping[str, Setting]) -> bool:
+def _shows(space: Choices, plan: Plan, strategy: Strategy, wanted: Mapping[str, Setting]) -> bool:
     """Whether a plan shows a strategy, and nothing beside it that could be had without it."""
     knobs = ((name, value) for name, value in wanted.items() if name not in Layout._fields)
     added = (other for other in space.strategies if other.slot in ADDED and other is not strategy)
@@ -65,7 +63,7 @@ def _shows(space: Space, plan: Plan, strategy: Strategy, wanted: Mapping[str, Se
     return shown and not any(other.active(plan) for other in added)
 
 
-def _fill(space: Space, wanted: Mapping[str, Setting]) -> Plan | None:
+def _fill(space: Choices, wanted: Mapping[str, Setting]) -> Plan | None:
     """The plan with the wanted settings and sensible others; None if the user's own settings leave no room for it."""
     wanted_knobs = {name: value for name, value in wanted.items() if name not in Layout._fields}
     if any(name in space.restricted and value not in space.restricted[name] for name, value in wanted_knobs.items()):
@@ -81,7 +79,7 @@ def _fill(space: Space, wanted: Mapping[str, Setting]) -> Plan | None:
     return plan if all(plan.get(name) == value for name, value in wanted_knobs.items()) else None
 
 
-def _layout(space: Space, wanted: Mapping[str, Setting]) -> Layout:
+def _layout(space: Choices, wanted: Mapping[str, Setting]) -> Layout:
     """The available layout nearest to the wanted degrees; one that cannot be had comes back as it was wanted."""
     tp, pp = int(wanted.get("tp", 1)), int(wanted.get("pp", 1))
     dp = int(wanted.get("dp", max(1, space.facts.world_size // (tp * pp))))
@@ -93,12 +91,12 @@ def _layout(space: Space, wanted: Mapping[str, Setting]) -> Layout:
     return next(iter(same_axes or (space.available if plain else [])), asked)
 
 
-def _data_parallel(space: Space, layout: Layout) -> Setting:
+def _data_parallel(space: Choices, layout: Layout) -> Setting:
     kinds = space.data_parallel(layout.dp)
     return "ddp" if "ddp" in kinds else next(iter(kinds), "none")
 
 
-def _micro_batch_size(space: Space, layout: Layout) -> Setting:
+def _micro_batch_size(space: Choices, layout: Layout) -> Setting:
     """The largest size that divides a rank's share; in a pipeline the largest that still fills every stage."""
     sizes = [int(size) for size in space.micro_batches(layout.dp)]
     if not sizes:
@@ -107,7 +105,7 @@ def _micro_batch_size(space: Space, layout: Layout) -> Setting:
     return max((size for size in sizes if share // size >= layout.pp), default=min(sizes))
 
 
-def _usual(space: Space, knob: Knob) -> Setting:
+def _usual(space: Choices, knob: Knob) -> Setting:
     domain = space.domains[knob.name]
     if contains(domain, knob.default) or not isinstance(domain, tuple):
         return knob.default

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-from harness.errors import InputError, UnknownNameError
+from harness.errors import InputError
 from harness.plan import Plan, complete
 from harness.search import feasible, showcases
-from harness.search.choosers import Chooser, Domain, Reader, at_random, contains, every
-from harness.search.layout import Layout, divisors, factorisations
-from strategies.base import Facts, Knob, Range, Setting, Slot, Strategy
+from harness.search.choices import Choices
+from harness.search.choosers import Chooser, Domain, Reader, at_random, every
+from harness.search.layout import Layout
+from strategies.base import Strategy
+from strategies.facts import Facts
+from strategies.knob import Knob, Range, Setting
 
 LAYOUT = "layout"
 """Name of the first choice: the degrees of all axes at once, because their product is given."""
@@ -26,20 +29,11 @@ _PROBES = 200
 _REASONS_SHOWN = 6
 
 
-class Space:
+class Space(Choices):
     """Every plan of one workload, at one global batch size, on one world size.
 
-    Args:
-        strategies: the strategies in play, in the order of the registry.
-        knobs: all knobs of all registered strategies, each after those its condition names.
-        facts: the workload's shape and the machine.
-        fixed: knob -> the value it has in every plan in which it exists.
-        allowed: knob -> the only values to choose from; opt-in values are tried if they are named here.
-        registered: every strategy whose `check` has a say, the ones in play if not given.
-
     Raises:
-        UnknownNameError: `fixed` or `allowed` names no knob.
-        InputError: they hold a value the knob does not accept, or no plan can use the world size.
+        UnknownNameError, InputError: as `Choices`; or no plan can use the world size.
     """
 
     def __init__(
@@ -52,16 +46,9 @@ class Space:
         allowed: Mapping[str, tuple[Setting, ...]] | None = None,
         registered: Sequence[Strategy] | None = None,
     ) -> None:
-        self.strategies = tuple(strategies)
-        self.knobs = tuple(knobs)
-        self.facts = facts
-        self._registered = self.strategies if registered is None else tuple(registered)
-        asked = {**(allowed or {}), **{name: (value,) for name, value in (fixed or {}).items()}}
-        self.restricted = {name: _values(name, values, self.knobs) for name, values in asked.items()}
-        self.domains: dict[str, Domain] = {knob.name: self._domain(knob) for knob in self.knobs}
-        refused = {layout: self._layout_refused(layout) for layout in factorisations(facts.world_size)}
-        self.available = [layout for layout, reason in refused.items() if reason is None]
-        self.layouts = self._usable_layouts({layout: reason for layout, reason in refused.items() if reason})
+        super().__init__(strategies, knobs, facts, fixed=fixed, allowed=allowed, registered=registered)
+        self.layouts = self._usable_layouts()
+        """Layouts with at least one plan that can run."""
         self._labels = tuple(layout.label for layout in self.layouts)
 
     # -- drawing
@@ -120,69 +107,11 @@ class Space:
 
     def why_not(self, plan: Plan) -> str | None:
         """One sentence saying why the plan cannot run here, or None."""
-        return feasible.why_not(plan, self.facts, self._registered)
+        return feasible.why_not(plan, self.facts, self.registered)
 
-    # -- what may be chosen
-
-    def data_parallel(self, dp: int) -> tuple[Setting, ...]:
-        """Kinds of data parallelism for `dp` ranks: none for one rank, the strategies in play for more."""
-        kinds = cast(tuple[Setting, ...], self.domains["data_parallel"])
-        return tuple(kind for kind in kinds if (kind == "none") == (dp == 1))
-
-    def micro_batches(self, dp: int) -> tuple[Setting, ...]:
-        """Micro-batch sizes, in samples, that divide the share of each of `dp` ranks, ascending; () if it has none."""
-        share, rest = divmod(self.facts.global_batch_size, dp)
-        domain = self.domains["micro_batch_size"]
-        return () if rest else tuple(size for size in divisors(share) if contains(domain, size))
-
-    def _domain(self, knob: Knob) -> Domain:
-        if knob.name in self.restricted:
-            return self.restricted[knob.name]
-        if knob.name == "data_parallel":
-            return ("none", *(strategy.name for strategy in self.strategies if strategy.slot is Slot.DATA))
-        if not self._in_play(knob):
-            return (knob.default,)
-        if isinstance(knob, Range):
-            return knob
-        return tuple(value for value in knob.grid if value not in knob.opt_in) or (knob.default,)
-
-    def _in_play(self, knob: Knob) -> bool:
-        """Whether a strategy in play declares the knob, or shares it with the one that does."""
-        if knob.name in ("dp", "micro_batch_size"):
-            return True
-        kinds = knob.when.get("data_parallel", ())
-        return any(s.name in kinds or any(knob.name == own.name for own in s.knobs) for s in self.strategies)
-
-    def _layout_refused(self, layout: Layout) -> str | None:
-        batch = self.facts.global_batch_size
-        for axis, degree in layout._asdict().items():
-            if not contains(self.domains[axis], degree):
-                return self._degree_refused(axis, degree)
-        if batch % layout.dp:
-            return f"the global batch of {batch} samples is not a multiple of dp={layout.dp}"
-        if not self.micro_batches(layout.dp):
-            return f"none of the micro-batch sizes asked for divides the {batch // layout.dp} samples of a rank"
-        if not self.data_parallel(layout.dp):
-            needs = f"dp={layout.dp} needs {'a data-parallel strategy' if layout.dp > 1 else 'data_parallel=none'}"
-            return f"{needs}, but {self._asked('data_parallel')}"
-        return None
-
-    def _degree_refused(self, axis: str, degree: int) -> str:
-        if axis in self.restricted:
-            return f"{axis}={degree} is needed, but {self._asked(axis)}"
-        owners = [s.name for s in self._registered if any(knob.name == axis for knob in s.knobs)]
-        if owners and not any(s.name in owners for s in self.strategies):
-            return f"{axis}={degree} needs {' or '.join(owners)}"
-        knob = next(knob for knob in self.knobs if knob.name == axis)
-        return f"{axis} must be {knob.describe()}, but {degree} is needed"
-
-    def _asked(self, name: str) -> str:
-        return f"{name} may only be {' or '.join(map(str, cast(tuple[Setting, ...], self.domains[name])))}"
-
-    def _usable_layouts(self, refused: Mapping[Layout, str]) -> list[Layout]:
-        """The layouts with at least one plan that can run."""
+    def _usable_layouts(self) -> list[Layout]:
         shown = {Layout.of(plan) for plan in self.showcases() if self.why_not(plan) is None}
-        reasons = dict(refused)
+        reasons = dict(self.refused_layouts)
         usable = []
         for layout in self.available:
             reason = None if layout in shown else self._probe(layout)
@@ -241,17 +170,3 @@ def _written(domain: Domain) -> str:
 
 def _ranks(count: int) -> str:
     return f"{count} rank{'s' if count != 1 else ''}"
-
-
-def _values(name: str, values: tuple[Setting, ...], knobs: Sequence[Knob]) -> tuple[Setting, ...]:
-    """The values a user asked for, as the knob's plans hold them."""
-    by_name = {knob.name: knob for knob in knobs}
-    if name not in by_name:
-        raise UnknownNameError("knob", name, by_name)
-    knob = by_name[name]
-    if not values:
-        raise InputError(f"{name} needs at least one value to choose from, {knob.describe()}")
-    for value in values:
-        if not knob.accepts(value):
-            raise InputError(f"{name} must be {knob.describe()}, but got {value!r}")
-    return tuple(float(value) if isinstance(knob.default, float) else value for value in dict.fromkeys(values))

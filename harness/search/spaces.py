@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from harness.plan import Plan
 from harness.search.choosers import Chooser, Domain, on_grid
 from harness.search.space import LAYOUT, Space
-from strategies.base import Setting
+from strategies.knob import Setting
 
 GLOBAL_BATCH_SIZE = "global_batch_size"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from harness.plan import Plan
 from harness.sweep.config import SweepConfig
-from strategies.base import Setting
+from strategies.knob import Setting
 
 PROGRAM = "python -m harness"
 

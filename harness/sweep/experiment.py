@@ -20,7 +20,9 @@ from harness.search.space import Space
 from harness.sweep.config import SweepConfig
 from harness.sweep.limits import check_memory_limit, memory_ceiling_bytes
 from harness.workloads.workload import Workload
-from strategies.base import Facts, Knob, Setting, Strategy
+from strategies.base import Strategy
+from strategies.facts import Facts
+from strategies.knob import Knob, Setting
 
 OPTIONAL_PACKAGES = ("torchao",)
 """Packages whose absence makes plans infeasible."""

@@ -20,7 +20,7 @@ from harness.search.residual import Corrected, Residual
 from harness.search.spaces import Point
 from harness.sweep.config import OBJECTIVES
 from harness.workloads.workload import Workload
-from strategies.base import Facts
+from strategies.facts import Facts
 
 LAUNCHED_ANYWAY = 20
 """Of so many plans that are predicted not to fit one is launched, to know how often that is wrong."""

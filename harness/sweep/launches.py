@@ -9,14 +9,14 @@ from typing import Any
 
 from harness.launchers.launcher import Launcher
 from harness.plan import Plan
-from harness.predict import this_machine as machine
+from harness.predict import this_machine
 from harness.search.evaluation import Evaluation, Recorded, Ticket
 from harness.search.spaces import Point
 from harness.store import standings
 from harness.store.records import Outcome, Role
 from harness.store.standings import Row
 from harness.store.store import Store
-from harness.sweep import command_lines as repeat
+from harness.sweep import command_lines
 from harness.sweep.config import OBJECTIVES, parse_share
 from harness.sweep.experiment import Experiment
 from harness.sweep.forecast import Forecaster
@@ -64,7 +64,7 @@ def make_forecaster(experiment: Experiment, calibration: Mapping[str, Any] | Non
     config, world = experiment.config, experiment.world_size
     held = rank_memory_bytes(config, experiment.hardware, world) or experiment.hardware.memory_bytes
     return Forecaster(
-        device=None if calibration is None else machine.measured(calibration, world, held),
+        device=None if calibration is None else this_machine.measured(calibration, world, held),
         workloads={size: (workload, experiment.facts(workload)) for size, workload in experiment.workloads.items()},
         objective=config.objective,
         limit_bytes=experiment.memory_ceiling_bytes or held,
@@ -255,7 +255,7 @@ class Launches:
 
     def _repeat(self, plan: Plan, global_batch: int) -> str:
         config, workload = self.experiment.config, self.experiment.workloads[global_batch]
-        return repeat.run_command(
+        return command_lines.run_command(
             config,
             plan,
             {knob.name: knob.default for knob in self.experiment.knobs},

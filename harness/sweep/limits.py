@@ -8,7 +8,8 @@ from harness.errors import InputError
 from harness.machine.hardware import Hardware
 from harness.predict.setup import PRECISIONS
 from harness.sweep.config import SweepConfig, parse_share
-from strategies.base import Facts, Strategy
+from strategies.base import Strategy
+from strategies.facts import Facts
 
 STATE_BYTES = {
     name: (PRECISIONS[name].weight, PRECISIONS[name].gradient, PRECISIONS[name].optimizer)

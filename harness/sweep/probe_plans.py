@@ -12,7 +12,8 @@ from harness.plan import Plan, complete
 from harness.predict.setup import MOMENTS
 from harness.search import feasible
 from harness.sweep.experiment import Experiment
-from strategies.base import Facts, Setting
+from strategies.facts import Facts
+from strategies.knob import Setting
 
 MOST_SAMPLES = 8
 """Largest micro-batch of a short training."""

@@ -15,8 +15,7 @@ import numpy as np
 
 from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan
-from harness.predict import devices, table
-from harness.predict import this_machine as machine
+from harness.predict import devices, table, this_machine
 from harness.predict.devices import Device
 from harness.predict.fit import Observed, fit
 from harness.predict.setup import Setup
@@ -120,7 +119,7 @@ def _predicted(store: Store, row: Mapping[str, Any], plans: Sequence[Plan]) -> d
             f"the sweep {row['sweep']!r} was recorded without a calibration of {row['hardware_id']} with {world} "
             "ranks; run it again with this version"
         )
-    device = machine.measured(calibration, world, 1 << 40)
+    device = this_machine.measured(calibration, world, 1 << 40)
     model, batch = Shape(**shape), int(row["global_batch_size"])
     return {plan: float(step_time(model, Setup.of_plan(plan, batch), device).total) for plan in plans}
 

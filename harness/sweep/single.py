@@ -12,6 +12,7 @@ import strategies
 from harness import launchers
 from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan, parse_settings
+from harness.rank import PRELOAD
 from harness.search.feasible import why_not
 from harness.store.store import Store
 from harness.sweep.config import load_config
@@ -19,7 +20,7 @@ from harness.sweep.experiment import prepare
 from harness.sweep.launches import calibrated, make_runner
 from harness.sweep.sweep import REFERENCE_STEPS
 from harness.trial.runner import Result
-from strategies.base import Setting
+from strategies.knob import Setting
 
 
 def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: Mapping[str, Any]) -> Result:
@@ -51,7 +52,7 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
     if reason is not None:
         raise InputError(f"this plan cannot run: {reason}")
     workload.prepare()
-    with launchers.create("local") as launcher:
+    with launchers.create("local", PRELOAD) as launcher:
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, config.name or "runs")
         facts, alone = experiment.facts(workload), experiment.reference_plan(workload)

@@ -29,7 +29,7 @@ from harness.search.guide import first_points
 from harness.search.spaces import Point, Spaces
 from harness.search.study import open_study
 from harness.store.store import Store, plain_rows
-from harness.sweep import command_lines as repeat
+from harness.sweep import command_lines
 from harness.sweep.config import OBJECTIVES, Direction
 from harness.sweep.experiment import Experiment
 from harness.sweep.launches import FinalLaunch, Launches, calibrated, make_forecaster, make_runner
@@ -259,7 +259,7 @@ class Sweep:
         self.launches.forecaster = make_forecaster(self.experiment, found.ranks, self.launches.compared)
         if found.peak is None:
             self.display.message("the machine's peak could not be measured: no MFU")
-        if guided and self.launches.forecaster.device is not None and self.launches.forecaster.device.probes is None:
+        if guided and self.launches.forecaster.device is not None and not self.launches.forecaster.device.probed:
             self.display.message("no short trainings were measured: step times are predicted from single operators")
 
     def _references(self, runner: Runner) -> None:
@@ -329,7 +329,7 @@ class Sweep:
     def _write_info(self, summary: Summary | None) -> None:
         config, workload = self.experiment.config, next(iter(self.experiment.workloads.values()))
         info = {
-            "command": repeat.resume_command(config, self.name),
+            "command": command_lines.resume_command(config, self.name),
             "repeat": self.launches.repeats,
             "objective": config.objective,
             "memory_limit_bytes": config.memory_limit_bytes,

@@ -10,7 +10,7 @@ from typing import Any
 from harness.plan import Plan
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
-from strategies.base import Facts
+from strategies.facts import Facts
 
 
 def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts, *, anew: bool = False) -> dict[str, Any] | None:

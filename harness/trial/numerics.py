@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from strategies.base import Setting
+from strategies.knob import Setting
 
 LOSS_TOLERANCE: dict[str, Mapping[Setting, float]] = {
     "precision": {"fp32": 1e-4, "bf16_autocast": 5e-3, "bf16_params": 5e-3, "bf16": 1e-2, "fp16": 2e-3},

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.predict import devices
 from harness.predict.setup import PRECISIONS
-from strategies.base import Setting
+from strategies.knob import Setting
 
 TERA = 1e12
 

@@ -18,7 +18,7 @@ from typing import Any
 from harness.errors import MeasurementError, StoreError, no_temporary_folder
 from harness.launchers.job import Deadlines, Job, Measurement
 from harness.launchers.launcher import Launcher
-from harness.machine import load as machine
+from harness.machine import load
 from harness.plan import Plan
 from harness.rank.stopping import Stop
 from harness.store.records import Outcome, Role
@@ -29,7 +29,7 @@ from harness.trial.numerics import Curve
 from harness.trial.peaks import Peaks
 from harness.trial.supervise import TICK, Trace, follow
 from harness.workloads.workload import Workload
-from strategies.base import Facts
+from strategies.facts import Facts
 
 ATTEMPTS = 3
 """How often a reference is begun that the system takes away each time."""
@@ -114,11 +114,11 @@ class Runner:
         started_at, trial_id = datetime.now(UTC), new_trial_id()
         settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
         with self._job(plan, workload, facts, settings) as job:
-            with machine.watching(facts.device_type != "cpu") as seen:
+            with load.watching(facts.device_type != "cpu") as seen:
                 trace = self._follow(job)
             row: dict[str, Any] = {"role": role, "round": round, "memory_limit_bytes": self.rank_memory}
             row |= self._row(trace, plan, workload, facts) | seen.columns() | dict(profile or {}) | dict(expected or {})
-            row["disturbed"] = machine.disturbance(row, facts.device_type)
+            row["disturbed"] = load.disturbance(row, facts.device_type)
             row["evidence"] = None if row["outcome"] in USABLE else evidence.of(trace)
             steps = summary.step_rows(trial_id, trace)
         counts = not repeatable or row["disturbed"] is None

@@ -13,6 +13,7 @@ from harness.launchers.events import EventReader
 from harness.launchers.job import Deadlines, Job
 from harness.launchers.launcher import Launcher, RankExit, Ranks
 from harness.machine.cgroups import RankGroups, available_bytes
+from harness.rank import train
 from harness.trial import stacks
 from harness.trial.output import Outputs
 
@@ -99,7 +100,7 @@ def follow(
 def _run(launcher: Launcher, watch: _Watch, groups: RankGroups) -> None:
     """Start the ranks and stay until all are gone."""
     trace = watch.trace
-    ranks = launcher.start(trace.job)
+    ranks = launcher.start(trace.job, train)
     try:
         groups.add(ranks.pids())
         while ranks.running:

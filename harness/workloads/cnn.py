@@ -16,7 +16,7 @@ from torch import nn
 from harness.errors import InputError
 from harness.workloads.data import counter_hash
 from harness.workloads.workload import Workload
-from strategies.base import ModelFacts
+from strategies.facts import ModelFacts
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -15,7 +15,7 @@ from torch import nn
 
 from harness.errors import InputError
 from harness.workloads.workload import Workload
-from strategies.base import ModelFacts, Split
+from strategies.facts import ModelFacts, Split
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from strategies.base import ModelFacts
+from strategies.facts import ModelFacts
 from strategies.optimizer import OptimizerConfig
 
 if TYPE_CHECKING:

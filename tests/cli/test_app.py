@@ -13,8 +13,7 @@ from typer.testing import CliRunner, Result
 
 from harness import __version__
 from harness.cli.app import app
-
-from .stores import filled
+from tests.store.stores import filled
 
 LONG_ENOUGH = "import this\n" * 50
 

@@ -18,6 +18,7 @@ from harness.errors import UnknownNameError
 from harness.launchers.job import Deadlines, Job, Measurement
 from harness.launchers.launcher import Launcher, RankExit, Ranks
 from harness.launchers.processes import alive
+from harness.rank import PRELOAD
 from harness.trial.supervise import follow
 from tests.launchers import targets
 from tests.tiny import facts, plan
@@ -33,7 +34,7 @@ def started(request: pytest.FixtureRequest) -> Iterator[Launcher]:
     if request.param == "local":
         yield request.getfixturevalue("launcher")
     else:
-        with launchers.create(request.param) as launcher:
+        with launchers.create(request.param, PRELOAD) as launcher:
             yield launcher
 
 

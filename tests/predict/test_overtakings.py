@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.predict import this_machine as machine
+from harness.predict import this_machine
 from harness.predict.overtakings import overtakings
 from tests.predict.test_this_machine import SHAPE, calibration
 from tests.sweep.test_forecast import PLANS, forecaster, point
 from tests.tiny import plan
 
-DEVICE = machine.measured(calibration(), 2, 1 << 30)
+DEVICE = this_machine.measured(calibration(), 2, 1 << 30)
 PAIR = [
     plan({"dp": 2, "data_parallel": "ddp", "micro_batch_size": 4}),
     plan({"pp": 2, "pp_schedule": "gpipe", "micro_batch_size": 4}),

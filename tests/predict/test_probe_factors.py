@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.cli import commands
-from harness.predict import this_machine as machine
+from harness.predict import this_machine
 from harness.predict.devices import Device
 from harness.predict.overtakings import _with
 from harness.predict.setup import Setup
@@ -50,7 +50,7 @@ PROBES = [
 
 def here(probes: list[dict[str, Any]] = PROBES) -> Device:
     measured = {**calibration(), "device_type": "cpu", "probes": probes, "probed_shape": SHALLOW}
-    return machine.measured(measured, 2, 1 << 34)
+    return this_machine.measured(measured, 2, 1 << 34)
 
 
 def predicted(shape: Shape, device: Device, batch: int = 4, **settings: Any) -> float:
@@ -128,15 +128,15 @@ def test_a_faster_interconnect_still_makes_what_was_probed_faster() -> None:
 
 
 def test_a_machine_without_probes_is_the_plain_closed_form() -> None:
-    bare = machine.measured({**calibration(), "device_type": "cpu"}, 2, 1 << 34)
-    assert bare.probes is None
-    assert bare == machine.measured(calibration(), 2, 1 << 34)
+    bare = this_machine.measured({**calibration(), "device_type": "cpu"}, 2, 1 << 34)
+    assert not bare.probed
+    assert bare == this_machine.measured(calibration(), 2, 1 << 34)
 
 
 def test_on_an_accelerator_communication_is_still_hidden_beside_computation() -> None:
     measured = {**calibration(), "device_type": "cuda", "probes": PROBES, "probed_shape": SHALLOW}
     setup = Setup.of_plan(plan({"dp": 2, "data_parallel": "ddp", "micro_batch_size": 4}), 8)
-    found = step_time(Shape(**SHALLOW), setup, machine.measured(measured, 2, 1 << 34))  # type: ignore[arg-type]
+    found = step_time(Shape(**SHALLOW), setup, this_machine.measured(measured, 2, 1 << 34))  # type: ignore[arg-type]
     assert found.overlapped_communication > 0
     assert step_time(Shape(**SHALLOW), setup, here()).overlapped_communication == 0  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from harness.errors import InputError
 from harness.predict.shape import Shape
-from strategies.base import ModelFacts
+from strategies.facts import ModelFacts
 from tests.predict.plans import LLAMA
 
 GPT2 = Shape(width=768, layers=12, heads=12, kv_heads=12, hidden=3072, seq_len=1024, vocab=50257, biases=True)

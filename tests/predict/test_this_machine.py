@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.predict import this_machine as machine
+from harness.predict import this_machine
 from harness.predict.setup import Setup
 from harness.predict.shape import Shape
 from harness.predict.time import step_time
@@ -32,7 +32,7 @@ def calibration(fp32: float = 5e10, half: float = 16.0, latency: float = 1e-4) -
 
 
 def test_the_peak_and_the_size_that_halves_it_are_found_from_products() -> None:
-    found = machine.measured(calibration(), 2, 1 << 30)
+    found = this_machine.measured(calibration(), 2, 1 << 30)
     assert found.peak("fp32") == pytest.approx(5e10)
     assert found.peak("bf16") == pytest.approx(1e11)
     assert found.efficiency.half_dim == 16.0
@@ -40,19 +40,19 @@ def test_the_peak_and_the_size_that_halves_it_are_found_from_products() -> None:
 
 
 def test_latency_and_bandwidth_are_the_line_through_the_collectives() -> None:
-    found = machine.measured(calibration(latency=2e-4), 2, 1 << 30)
+    found = this_machine.measured(calibration(latency=2e-4), 2, 1 << 30)
     assert found.link_bandwidth == pytest.approx(1e9, rel=0.01)
     assert found.efficiency.link_latency_s == pytest.approx(2e-4, rel=0.05)
 
 
 def test_one_rank_alone_communicates_with_nobody() -> None:
     alone = {name: value for name, value in calibration().items() if name != "collectives"}
-    found = machine.measured(alone, 1, 1 << 30)
+    found = this_machine.measured(alone, 1, 1 << 30)
     setup = Setup(micro_batch=4, global_batch=8)
     assert step_time(SHAPE, setup, found).exposed_communication == 0
 
 
 def test_a_faster_machine_is_predicted_to_be_faster() -> None:
     setup = Setup.of_plan({"data_parallel": "ddp", "dp": 2, "micro_batch_size": 4}, 8)
-    slow, fast = (machine.measured(calibration(fp32=rate), 2, 1 << 30) for rate in (5e9, 5e10))
+    slow, fast = (this_machine.measured(calibration(fp32=rate), 2, 1 << 30) for rate in (5e9, 5e10))
     assert step_time(SHAPE, setup, slow).total > step_time(SHAPE, setup, fast).total

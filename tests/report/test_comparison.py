@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError, UnknownNameError
-from harness.report.comparison import by_strategy as strategies
-from harness.report.comparison import compare, crossings, overview, transfer, winners
+from harness.report.comparison import by_strategy, compare, crossings, overview, transfer, winners
 from harness.report.comparison.comparison_page import render
 from harness.report.comparison.comparison_view import Comparison, Place, short_hardware
 from harness.report.comparison.heatmap import heatmap
@@ -100,7 +99,7 @@ def test_a_plan_for_other_ranks_cannot_transfer(make: Callable[..., Path]) -> No
 
 
 def test_strategies_are_shares_of_the_winner_of_their_place(two: Path) -> None:
-    found = strategies.data(only(two))
+    found = by_strategy.data(only(two))
     assert found is not None
     assert found.shares["zero3", SLOW_NAME] == pytest.approx(0.7)
     assert ("zero3", FAST_NAME) not in found.shares

@@ -15,6 +15,7 @@ from harness.report.panels import (
     finals,
     knobs,
     losses,
+    memory_at_peak,
     pareto,
     prediction,
     progress,
@@ -25,9 +26,8 @@ from harness.report.panels import (
     timeline,
     traces,
     verdict,
+    where_it_ran,
 )
-from harness.report.panels import memory_at_peak as memory
-from harness.report.panels import where_it_ran as environment
 from harness.report.panels.panel import TOP, Chart
 from harness.report.sweep_view import SweepView
 
@@ -182,7 +182,7 @@ def test_a_step_takes_as_long_as_its_slowest_rank_and_warmup_is_apart(make_view:
 
 
 def test_memory_is_stacked_by_category(make_view: View) -> None:
-    found = memory.data(make_view())
+    found = memory_at_peak.data(make_view())
     assert found is not None
     assert found.stacks[0].parts == (40 * MIB, 40 * MIB, 80 * MIB, 10 * MIB, 200 * MIB)
     assert plain(found.reading).endswith("#4 zero3 holds 16 % less, mostly in optimizer.")
@@ -201,7 +201,7 @@ def test_a_sweep_without_failures_says_so(make_view: View) -> None:
 
 
 def test_the_environment_flattens_what_was_recorded(make_view: View) -> None:
-    found = environment.data(make_view(workload={"model": {"layers": 4}}))
+    found = where_it_ran.data(make_view(workload={"model": {"layers": 4}}))
     lines = {name: value for group in found.groups for name, value in group.facts}
     assert lines["model layers"] == "4"
     assert plain(lines["memory"]) == "8.00 GiB"
@@ -209,7 +209,7 @@ def test_the_environment_flattens_what_was_recorded(make_view: View) -> None:
 
 def test_only_the_best_trials_get_a_curve_and_the_page_says_so(make_view: View) -> None:
     view = make_view([trial(f"t{i}", 1000 + i) for i in range(TOP + 5)])
-    for panel in (losses, step_times, memory):
+    for panel in (losses, step_times, memory_at_peak):
         found = panel.data(view)
         assert found is not None
         assert found.note == f"The best {TOP} of {TOP + 5} plans are drawn."

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from harness.search.choosers import at_random, contains, every
 from harness.search.layout import Layout, divisors, factorisations
-from strategies.base import Range
+from strategies.knob import Range
 
 
 def ranges() -> st.SearchStrategy[Range]:

@@ -12,7 +12,7 @@ from harness.errors import InputError, UnknownNameError
 from harness.plan import complete
 from harness.search.choosers import Domain
 from harness.search.spaces import Point, Spaces
-from strategies.base import Range, Setting
+from strategies.knob import Range, Setting
 from tests.search.fake_machine import ALL, KNOBS, small, space
 
 WORLDS = [1, 2, 3, 4, 6, 8, 12]

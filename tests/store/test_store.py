@@ -20,8 +20,7 @@ from harness.errors import StoreError
 from harness.store import store as store_module
 from harness.store.records import PARTITIONS, STEPS, TRIALS, Column
 from harness.store.store import Store, arrow_schema
-
-from .stores import files, filled, read_by_pandas, steps, trial
+from tests.store.stores import files, filled, read_by_pandas, steps, trial
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "string": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
@@ -158,14 +157,14 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)
-from tests.test_store import filled
+from tests.store.test_store import filled
 filled(Path(sys.argv[1]))
 """
 
 
 def test_a_writer_killed_before_the_rename_leaves_nothing_that_is_read(tmp_path: Path) -> None:
     filled(tmp_path, "before", 1)
-    root = Path(store_module.__file__).parents[1]
+    root = Path(store_module.__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert len(list(tmp_path.rglob(".*.parquet.*"))) == 1

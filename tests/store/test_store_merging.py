@@ -16,8 +16,7 @@ from harness.store import store as store_module
 from harness.store.exchange import exchange
 from harness.store.records import Column
 from harness.store.store import Store
-
-from .stores import files, filled, read_by_pandas, steps, trial
+from tests.store.stores import files, filled, read_by_pandas, steps, trial
 
 swaps = pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="this system cannot swap folders")
 

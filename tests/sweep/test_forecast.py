@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from harness.plan import Plan
-from harness.predict import this_machine as machine
+from harness.predict import this_machine
 from harness.search.spaces import Point
 from harness.sweep.forecast import Forecaster, between, fits
 from harness.workloads.cnn import Cnn, load_digits
@@ -23,7 +23,9 @@ PLANS = [
 
 def forecaster(**options: Any) -> Forecaster:
     return Forecaster(
-        device=machine.measured(calibration(), 2, 1 << 30), workloads={8: (WORKLOAD, facts(WORKLOAD, 2))}, **options
+        device=this_machine.measured(calibration(), 2, 1 << 30),
+        workloads={8: (WORKLOAD, facts(WORKLOAD, 2))},
+        **options,
     )
 
 
@@ -129,7 +131,7 @@ def _small(made: Forecaster, of: Plan) -> bool:
 def test_nothing_is_said_of_a_model_without_layers_or_a_machine_without_a_calibration() -> None:
     cnn = Cnn(name="cnn", global_batch_size=8, digits=load_digits())
     blind = Forecaster(device=None, workloads={8: (WORKLOAD, facts(WORKLOAD, 2))})
-    other = Forecaster(device=machine.measured(calibration(), 2, 1 << 30), workloads={8: (cnn, facts(cnn, 2))})
+    other = Forecaster(device=this_machine.measured(calibration(), 2, 1 << 30), workloads={8: (cnn, facts(cnn, 2))})
     for made in (blind, other):
         made.learn(point(PLANS[0]), {"step_time_s": 1.0, "peak_memory_bytes": 1.0})
         assert made.forecast(point(PLANS[0])) is None

@@ -8,7 +8,7 @@ import strategies
 from harness.errors import InputError
 from harness.sweep.config import SweepConfig
 from harness.sweep.limits import check_memory_limit, smallest_state_bytes
-from strategies.base import Facts, ModelFacts
+from strategies.facts import Facts, ModelFacts
 
 MILLION = ModelFacts(parameters=1_000_000, blocks=())
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from harness.report import format as fmt
-from harness.report.comparison import by_strategy as strategies
-from harness.report.comparison import crossings, overview, transfer, winners
+from harness.report.comparison import by_strategy, crossings, overview, transfer, winners
 from harness.report.comparison.comparison_view import Comparison
 from harness.report.document import Section, document
 from harness.report.panels.panel import Panel
 
 PANELS: tuple[Panel[Any, Any], ...] = (
     Panel(key="winners", title="Winners", data=winners.data, draw=winners.draw),
-    Panel(key="strategies", title="Strategies", data=strategies.data, draw=strategies.draw),
+    Panel(key="strategies", title="Strategies", data=by_strategy.data, draw=by_strategy.draw),
     Panel(key="transfer", title="Does a winner transfer?", data=transfer.data, draw=transfer.draw),
     Panel(key="crossings", title="Where the order changes", data=crossings.data, draw=crossings.draw),
 )

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.report import format as fmt
-from harness.report.comparison import by_strategy as strategies
-from harness.report.comparison import crossings, overview, transfer, winners
+from harness.report.comparison import by_strategy, crossings, overview, transfer, winners
 from harness.report.comparison.comparison_page import summary
 from harness.report.comparison.comparison_view import Comparison, Contest
 
@@ -41,7 +40,7 @@ def as_json(comparison: Comparison) -> str:
 
 
 def _contest(contest: Contest) -> dict[str, Any]:
-    matrix, moved, order = strategies.data(contest), transfer.data(contest), crossings.data(contest)
+    matrix, moved, order = by_strategy.data(contest), transfer.data(contest), crossings.data(contest)
     return {
         "workload_id": contest.workload_id,
         "name": contest.name,
@@ -83,7 +82,7 @@ def _winners(contest: Contest) -> str:
 
 
 def _strategies(contest: Contest) -> str:
-    found = strategies.data(contest)
+    found = by_strategy.data(contest)
     if found is None:
         return ""
     rows = [[kind, *(fmt.percent(found.shares.get((kind, place))) for place in found.places)] for kind in found.kinds]

@@ -11,6 +11,7 @@ from harness.report.panels import (
     finals,
     knobs,
     losses,
+    memory_at_peak,
     pareto,
     prediction,
     progress,
@@ -21,9 +22,8 @@ from harness.report.panels import (
     timeline,
     traces,
     verdict,
+    where_it_ran,
 )
-from harness.report.panels import memory_at_peak as memory
-from harness.report.panels import where_it_ran as environment
 from harness.report.panels.panel import Panel
 
 PANELS: tuple[Panel[Any, Any], ...] = (
@@ -37,12 +37,12 @@ PANELS: tuple[Panel[Any, Any], ...] = (
     Panel(key="losses", title="Loss curves", data=losses.data, draw=losses.draw),
     Panel(key="step-times", title="Step times", data=step_times.data, draw=step_times.draw),
     Panel(key="traces", title="Steps of each rank", data=traces.data, draw=traces.draw),
-    Panel(key="memory", title="Memory by category", data=memory.data, draw=memory.draw),
+    Panel(key="memory", title="Memory by category", data=memory_at_peak.data, draw=memory_at_peak.draw),
     Panel(key="communication", title="Communication", data=communication.data, draw=communication.draw),
     Panel(key="prediction", title="Prediction against measurement", data=prediction.data, draw=prediction.draw),
     Panel(key="progress", title="Search", data=progress.data, draw=progress.draw),
     Panel(key="timeline", title="Where the time went", data=timeline.data, draw=timeline.draw),
     Panel(key="failures", title="Failures", data=failures.data, draw=failures.draw),
-    Panel(key="environment", title="Environment", data=environment.data, draw=environment.draw),
+    Panel(key="environment", title="Environment", data=where_it_ran.data, draw=where_it_ran.draw),
     Panel(key="repeat", title="Repeat it", data=repeat.data, draw=repeat.draw),
 )

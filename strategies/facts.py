@@ -1,0 +1,79 @@
+"""What strategies may know of a model and a machine before anything is built."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class Split(enum.Enum):
+    """How tensor parallelism divides a module's weight over the ranks of a tensor-parallel group."""
+
+    COLUMN = "column"
+    """Output features: each rank computes its own share of the outputs."""
+    COLUMN_QKV = "column_qkv"
+    """A fused query-key-value projection `[3 * heads * head_dim, width]`, divided by whole heads."""
+    ROW = "row"
+    """Input features: each rank's output is a partial sum."""
+    ROW_HEADS = "row_heads"
+    """Input features in units of whole heads (the projection after attention)."""
+    VOCAB = "vocab"
+    """An embedding's rows, or the output projection's vocabulary."""
+    SEQUENCE = "sequence"
+    """Not divided; with sequence parallelism it sees only its rank's share of the sequence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What strategies may know of a model without building it.
+
+    A model that can be cut into pipeline stages has three attributes: `stem`, `blocks` (a ModuleDict) and `head`,
+    applied in this order; a cut model has None for a missing stem or head.
+    """
+
+    parameters: int
+    """Number of parameters, tied ones counted once."""
+    blocks: tuple[str, ...]
+    """Fully qualified names of the repeated blocks, in order; () if the model has none."""
+    block_flops: float = 1.0
+    """Forward FLOPs of one block for one sample, to balance pipeline stages."""
+    head_flops: float = 0.0
+    """Forward FLOPs of the part after the blocks, for one sample."""
+    tensor_parallel: Mapping[str, Split] = field(default_factory=dict)
+    """Module name pattern (fnmatch) -> how its weight is divided; empty if tensor parallelism does not apply."""
+    heads: int = 0
+    """Attention heads."""
+    head_dim: int = 0
+    """Width of one attention head."""
+    vocab_size: int = 0
+    """Rows of the embedding."""
+    width: int = 0
+    """Features of the stream between blocks; 0 if the blocks do not share one shape."""
+    hidden: int = 0
+    """Features inside the feed-forward part of a block."""
+    sequential: bool = False
+    """Whether stem, blocks and head may be cut apart (see above)."""
+    tied: bool = False
+    """Whether the first and the last part share a weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a `check` may know: the workload's shape and the machine, nothing that needs torch to run."""
+
+    device_type: str
+    """"cpu", "cuda", ..."""
+    world_size: int
+    """Number of ranks."""
+    global_batch_size: int
+    """Samples of one optimizer step over all ranks."""
+    seq_len: int
+    """Tokens of one sample; 1 if samples are not sequences."""
+    workload: str
+    """Name of the workload, for sentences."""
+    model: ModelFacts
+    extras: frozenset[str] = frozenset()
+    """Optional packages that can be imported here ("torchao", ...)."""
+    compiler: bool = False
+    """Whether torch.compile's backend finds a compiler on this machine."""

@@ -41,7 +41,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preload))
+        self._context.set_forkserver_preload(["harness.launchers.server", *preload])
 
     def warm_up(self) -> None:
         with _environment(), _no_interrupt():

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import importlib.util
 import logging
 import os
-import sys
-import warnings
 from collections.abc import Iterator
-
-from harness.launchers.processes import adopt_orphans, kill_below
 
 NEEDED = (
     "torch",
@@ -49,18 +44,8 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-def _keep_house() -> None:
-    """Inherit what ranks leave behind, and leave nothing behind when the parent was killed and so the server ends."""
-    adopt_orphans()
-    server = os.getpid()
-    atexit.register(lambda: kill_below(server) if os.getpid() == server else None)  # not in what is forked from it
-    warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")  # these are the orphans
-
-
 def load() -> None:
     """Import what ranks need."""
-    _keep_house()
-    sys.setswitchinterval(0.005)
     for name in NEEDED:
         importlib.import_module(name)
     with _quiet():

@@ -2,8 +2,8 @@
 
 One plan is launched many times in a row, each launch a fresh start as in the finals of a sweep. Launches that follow
 each other are dealt out to two sides as a sweep deals them (A B, B A, A B, ...), and the rounds go on as a sweep's do:
-at least three, until a difference of 5 % would be seen, at most twelve (harness.sweep.launches,
-harness.store.standings). For the second question the step times of one side are taken 5 % longer than they were
+at least three, until the two are surely apart, a difference of 5 % would be seen or more rounds would not help, at most
+twelve (harness.sweep.finals, harness.store.standings). For the second question the step times of one side are taken 5 % longer than they were
 recorded.
 
 "pairs" begin where the last one ended, so they share no launch. "of 200" begin at 200 places spread evenly over the
@@ -52,19 +52,24 @@ def compared(rows: list[dict[str, Any]], slowdown: float) -> tuple[bool, int] | 
     None if there are not rows enough.
     """
     from harness.store.standings import standings
-    from harness.sweep.config import SweepConfig, parse_share
-    from harness.sweep.launches import MOST_ROUNDS
+    from harness.sweep import finals
+    from harness.sweep.config import SweepConfig
 
     config, dealt = SweepConfig(), []
-    for number in range(1, min(MOST_ROUNDS, len(rows) // 2) + 1):
+    rules = finals.Rules(
+        objective="throughput",
+        finalists=2,
+        least=config.least_rounds,
+        resolution=config.resolution_share,
+        ceiling=None,
+    )
+    for number in range(1, len(rows) // 2 + 1):
         pair = rows[2 * number - 2 : 2 * number]
         first, second = pair if number % 2 else pair[::-1]
         slower = {**second, "tokens_per_s": second["tokens_per_s"] / slowdown}
         dealt += [{**first, "plan_id": "A", "round": number}, {**slower, "plan_id": "B", "round": number}]
-        known = standings(dealt)
-        smallest = known.smallest_difference
-        enough = smallest is not None and smallest <= parse_share(config.resolution, "resolution")
-        if number == MOST_ROUNDS or (number >= config.relaunches and enough):
+        if not finals.decide(dealt[:2], dealt, number, rules).plans:
+            known = standings(dealt)
             a, b = known.plans
             return not known.tied(a, b) and (slowdown == 1.0 or a.log_rate > b.log_rate), number
     return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+
+import numpy as np
 
 CLIP_MADS = 3.0
 """How far above the median a step may lie before it counts as a spike when the warm-up is sought, in median absolute
@@ -130,6 +132,17 @@ class Spread:
         """The difference of two plans' mean logarithms, of so many launches each, beyond which they are told apart."""
         return t_quantile(CALLED, self.freedom) * self.deviation * math.sqrt(2 / launches)
 
+    def at_least(self) -> Spread:
+        """As small as the spread may still be: the lower end of its one-sided 80 % interval (Wilson and Hilferty 1931
+        for the quantile of chi squared)."""
+        third = 2 / (9 * self.freedom)
+        most = self.freedom * (1 - third + NormalDist().inv_cdf(0.8) * math.sqrt(third)) ** 3
+        return Spread(self.deviation * math.sqrt(self.freedom / most), self.freedom)
+
+    def surely(self, launches: int) -> float:
+        """Likewise, beyond which more launches would be wasted."""
+        return t_quantile(SURE, self.freedom) * self.deviation * math.sqrt(2 / launches)
+
     def smallest_difference(self, launches: int) -> float:
         """The relative difference between two plans of so many launches each that is told apart with a probability of
         95 % (Cohen, Statistical Power Analysis, section 2.4).
@@ -138,10 +151,13 @@ class Spread:
         return math.expm1(self.call(launches) + power)
 
 
-CALLED = 0.985
-"""One-sided level of the test that tells plans apart. 3 % in all instead of 5 %: a sweep looks after each round whether
-the spread is small enough to stop, and stops sooner where the spread was underestimated. Simulated with normal noise
-the rule calls 3 to 5 % of equal plans different (benchmarks/telling_apart.py)."""
+CALLED = 0.9875
+"""One-sided level of the test that tells plans apart. 2.5 % in all instead of 5 %: a sweep looks after each round
+whether it knows enough, and stops sooner where the spread was underestimated. Simulated with normal noise the rule
+calls 3 to 6 % of equal plans different (benchmarks/finals_simulated.py)."""
+SURE = 0.9975
+"""One-sided level at which a sweep stops launching plans to tell them apart: it may stop after any round, so each look
+must be surer than the last word."""
 SEEN = 0.95
 """Probability with which the smallest difference is told apart."""
 
@@ -157,25 +173,43 @@ def pooled_spread(groups: Sequence[Sequence[float]]) -> Spread | None:
     return Spread(math.sqrt(squares / freedom), freedom)
 
 
-def blocked_spread(rounds: Sequence[Sequence[float]]) -> Spread | None:
-    """The spread that is left when each round has a level of its own: what a machine's mood does to a whole round
-    cancels between the plans that were launched in it (randomised complete blocks; Fisher, The Design of Experiments).
+@dataclass(frozen=True)
+class Blocks:
+    """Plans that were launched in rounds, when each round has a level of its own."""
+
+    levels: Mapping[str, float]
+    """Plan -> its mean over all rounds, those in which it was not launched as the others say that they would have been.
+    """
+    spread: Spread
+    """What is left between launches when the levels of plans and of rounds are taken away."""
+
+
+def blocks(rounds: Sequence[Mapping[str, float]]) -> Blocks | None:
+    """What rounds say about plans: what a machine's mood does to a whole round cancels between the plans in it.
+
+    Least squares of plan + round, also where rounds miss some plans (Scheffe 1959, The Analysis of Variance, chapter 4;
+    with whole rounds it is the randomised complete blocks of Fisher, The Design of Experiments).
 
     Args:
-        rounds: [round, plan] logarithms, one launch of each plan in each round.
+        rounds: of each round plan -> logarithm of its launch; rounds with one plan say nothing and are left out.
 
     Returns:
-        None with fewer than two rounds or two plans.
+        None where nothing is left to spread, or the plans have no common rounds.
     """
-    if len(rounds) < 2 or len(rounds[0]) < 2:
+    useful = [line for line in rounds if len(line) > 1]
+    plans = list(dict.fromkeys(plan for line in useful for plan in line))
+    cells = [(plans.index(plan), at, value) for at, line in enumerate(useful) for plan, value in line.items()]
+    design = np.zeros((len(cells), len(plans) + len(useful)))
+    for row, (plan, at, _) in enumerate(cells):
+        design[row, plan] = design[row, len(plans) + at] = 1.0
+    values = np.array([value for *_, value in cells])
+    if not cells:
         return None
-    plans = [sum(column) / len(rounds) for column in zip(*rounds, strict=True)]
-    levels = [sum(line) / len(line) for line in rounds]
-    whole = sum(levels) / len(levels)
-    squares = sum(
-        (value - plan - level + whole) ** 2
-        for line, level in zip(rounds, levels, strict=True)
-        for value, plan in zip(line, plans, strict=True)
-    )
-    freedom = (len(plans) - 1) * (len(rounds) - 1)
-    return Spread(math.sqrt(squares / freedom), freedom)
+    fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    freedom = len(cells) - int(rank)
+    if freedom < 1 or rank < len(plans) + len(useful) - 1:  # too few, or groups of plans that never met
+        return None
+    left = float(np.sum((values - design @ fitted) ** 2))
+    middle = float(np.mean(fitted[len(plans) :]))
+    levels = {plan: float(fitted[at]) + middle for at, plan in enumerate(plans)}
+    return Blocks(levels, Spread(math.sqrt(left / freedom), freedom))

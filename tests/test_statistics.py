@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.statistics import (
     Spread,
-    blocked_spread,
+    blocks,
     median,
     median_at_least,
     median_interval,
@@ -83,16 +83,43 @@ def test_the_spread_within_rounds_is_the_residual_of_plans_and_rounds() -> None:
     squares = []
     for _ in range(400):
         moods = [rng.gauss(0, 0.5) for _ in range(5)]
-        found = blocked_spread([[mood + plan + rng.gauss(0, 0.02) for plan in (0.0, 1.0, 7.0)] for mood in moods])
+        plans = {"a": 0.0, "b": 1.0, "c": 7.0}
+        found = blocks([{plan: mood + at + rng.gauss(0, 0.02) for plan, at in plans.items()} for mood in moods])
         assert found is not None
-        assert found.freedom == 8
-        squares.append(found.deviation**2)
+        assert found.spread.freedom == 8
+        squares.append(found.spread.deviation**2)
     assert math.sqrt(sum(squares) / 400) == pytest.approx(0.02, rel=0.05)
 
 
-@pytest.mark.parametrize("rounds", [[], [[1.0, 2.0]], [[1.0], [2.0]]])
-def test_without_two_rounds_of_two_plans_nothing_is_left_to_spread(rounds: list[list[float]]) -> None:
-    assert blocked_spread(rounds) is None
+@pytest.mark.parametrize(
+    "rounds",
+    [[], [{"a": 1.0, "b": 2.0}], [{"a": 1.0}, {"a": 2.0}], [{"a": 1, "b": 2}, {"c": 1, "d": 2}, {"a": 1, "b": 2.5}]],
+)
+def test_without_two_rounds_of_the_same_plans_nothing_is_left_to_spread(rounds: list[dict[str, float]]) -> None:
+    assert blocks(rounds) is None
+
+
+def test_a_plan_that_left_after_some_rounds_is_compared_as_if_it_had_stayed() -> None:
+    moods = (0.0, 0.1, -0.2, 0.3)
+    rounds = [{"a": mood + 1.0, "b": mood + 0.5} | ({"c": mood + 0.2} if mood >= 0 else {}) for mood in moods]
+    found = blocks(rounds)
+    assert found is not None
+    assert found.levels == pytest.approx(
+        {plan: at + sum(moods) / 4 for plan, at in {"a": 1, "b": 0.5, "c": 0.2}.items()}
+    )
+    assert found.spread.freedom == 11 - (3 + 4 - 1)
+    assert found.spread.deviation < 1e-9
+
+
+def test_a_spread_is_hardly_ever_smaller_than_its_least() -> None:
+    rng = random.Random(3)
+    smaller = 0
+    for _ in range(1000):
+        drawn = [rng.gauss(0, 1.0) for _ in range(4)]
+        known = pooled_spread([drawn])
+        assert known is not None
+        smaller += known.at_least().deviation > 1.0
+    assert 150 < smaller < 250
 
 
 def test_there_is_no_spread_without_a_plan_launched_twice() -> None:

@@ -4,8 +4,8 @@ The unit of comparison is a launch: the steps of one process share its luck. Pla
 between them (role "final") count with these launches alone, because the launch that brought them to the top was
 partly chosen for its luck. Their pooled spread is known then, and widens the intervals of plans launched once.
 
-Final launches come in rounds, one of each plan. Between two of these plans only differences within rounds count: a
-machine's speed drifts by more than launches that follow each other differ.
+Final launches come in rounds, one of each plan that may still win. Between two of these plans only differences within
+rounds count: a machine's speed drifts by more than launches that follow each other differ.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.statistics import Spread, blocked_spread, pooled_spread, t_quantile
+from harness.statistics import Spread, blocks, pooled_spread, t_quantile
 from harness.store.records import Outcome, Role
 
 Row = Mapping[str, Any]
@@ -38,7 +38,7 @@ class Standing:
     failures: int
     """Final launches that did not succeed."""
     log_rate: float
-    """Mean logarithm of the launches' tokens per second."""
+    """Mean logarithm of the launches' tokens per second; of finalists over all rounds, as their plans' levels."""
     variance: float
     """Of `log_rate`."""
 
@@ -57,23 +57,29 @@ class Standings:
     spread: Spread | None
     """Between launches of one plan; None if no plan was launched again."""
     within_rounds: Spread | None = None
-    """The same within rounds of final launches; None if there are no two whole rounds of two plans."""
+    """The same within rounds of final launches; None if there are no two rounds of the same two plans."""
 
     def tied(self, one: Standing, other: Standing) -> bool:
         """Whether the rates of two plans cannot be told apart at the 5 % level."""
         if self.spread is None:  # then intervals over steps are all there is
             return _overlap(one.row, other.row)
         if self.within_rounds is not None and one.decided and other.decided:
-            return abs(one.log_rate - other.log_rate) <= self.within_rounds.call(len(one.launches))
+            return abs(one.log_rate - other.log_rate) <= self.within_rounds.call(_common(one, other))
         quantile = t_quantile(0.975, self.spread.freedom)
         return abs(one.log_rate - other.log_rate) <= quantile * math.sqrt(one.variance + other.variance)
 
+    def surely_apart(self, one: Standing, other: Standing) -> bool:
+        """Whether more launches of two finalists would be wasted, because their rates differ whatever the next say."""
+        within = self.within_rounds
+        return within is not None and abs(one.log_rate - other.log_rate) > within.surely(_common(one, other))
+
     @property
     def smallest_difference(self) -> float | None:
-        """The relative difference between finalists that would have been seen; None if none was launched again."""
-        finalists = [len(plan.launches) for plan in self.plans if plan.decided]
+        """The relative difference that would have been seen between the finalists that were launched most often; None
+        if none was launched again."""
+        launches = sorted(len(plan.launches) for plan in self.plans if plan.decided)
         spread = self.within_rounds or self.spread
-        return spread.smallest_difference(min(finalists)) if spread and finalists else None
+        return spread.smallest_difference(launches[-2:][0]) if spread and launches else None
 
     def difference(self, one: Standing, other: Standing) -> tuple[float, float, float] | None:
         """How much faster one plan is than another, as a share: (mean, lower and upper end of its 95 % interval).
@@ -83,7 +89,7 @@ class Standings:
         if self.within_rounds is None or not (one.decided and other.decided):
             return None
         middle = one.log_rate - other.log_rate
-        error = self.within_rounds.deviation * math.sqrt(2 / len(one.launches))
+        error = self.within_rounds.deviation * math.sqrt(2 / _common(one, other))
         half = t_quantile(0.975, self.within_rounds.freedom) * error
         return math.expm1(middle), math.expm1(middle - half), math.expm1(middle + half)
 
@@ -99,15 +105,15 @@ def standings(rows: Iterable[Row]) -> Standings:
         by_plan.setdefault(row["plan_id"], []).append(row)
     counted = {plan: launches for plan, all_ in by_plan.items() if (launches := _counted(all_))}
     finals = {plan: launches for plan, launches in counted.items() if launches[0]["role"] == Role.FINAL}
-    rounds = _rounds(list(finals.values()))
-    within = blocked_spread([[_log_rate(launch) for launch in line] for line in rounds])
-    if within is not None:
-        counted |= dict(zip(finals, zip(*rounds, strict=True), strict=True))
+    rounds = _rounds(finals)
+    fitted = blocks([{plan: _log_rate(launch) for plan, launch in line.items()} for line in rounds])
+    levels = {} if fitted is None else fitted.levels
+    counted |= {plan: tuple(line[plan] for line in rounds if plan in line) for plan in levels}
     spread = pooled_spread([[_log_rate(launch) for launch in counted[plan]] for plan in finals])
     return Standings(
-        plans=tuple(_standing(launches, by_plan[plan], spread) for plan, launches in counted.items()),
+        plans=tuple(_standing(ls, by_plan[plan], spread, levels.get(plan)) for plan, ls in counted.items()),
         spread=spread,
-        within_rounds=within,
+        within_rounds=None if fitted is None else fitted.spread,
     )
 
 
@@ -152,18 +158,24 @@ def _counted(launches: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(whole[-1:])
 
 
-def _rounds(finals: Sequence[Sequence[Row]]) -> list[list[Row]]:
-    """The rounds of which every finalist has a launch, [round, plan]; the last launch of a round counts."""
-    by_round = [
-        {launch["round"]: launch for launch in launches if launch.get("round") is not None} for launches in finals
-    ]
-    whole = set.intersection(*map(set, by_round)) if by_round else set()
-    return [[launches[number] for launches in by_round] for number in sorted(whole)]
+def _rounds(finals: Mapping[str, Sequence[Row]]) -> list[dict[str, Row]]:
+    """Of each round of at least two finalists plan_id -> launch; the last launch of a round counts."""
+    found: dict[int, dict[str, Row]] = {}
+    for plan, launches in finals.items():
+        for launch in launches:
+            if launch.get("round") is not None:
+                found.setdefault(launch["round"], {})[plan] = launch
+    return [found[number] for number in sorted(found) if len(found[number]) > 1]
 
 
-def _standing(launches: tuple[Row, ...], every: Sequence[Row], spread: Spread | None) -> Standing:
+def _common(one: Standing, other: Standing) -> int:
+    """Rounds in which both finalists were launched, at most."""
+    return min(len(one.launches), len(other.launches))
+
+
+def _standing(launches: tuple[Row, ...], every: Sequence[Row], spread: Spread | None, level: float | None) -> Standing:
     rates = [_log_rate(row) for row in launches]
-    log_rate = sum(rates) / len(rates)
+    log_rate = sum(rates) / len(rates) if level is None else level
     variance = _step_variance(launches) if spread is None else _variance(launches, spread)
     middle = sorted(launches, key=lambda row: float(row["tokens_per_s"]))[len(launches) // 2]
     failures = sum(row["role"] == Role.FINAL and row["outcome"] not in USABLE for row in every)

@@ -23,6 +23,9 @@ OBJECTIVES: dict[str, tuple[tuple[str, Direction], ...]] = {
 }
 """Name -> (column, direction) of each value that is optimized."""
 
+RELAUNCHES, RESOLUTION = 3, "5%"
+"""What final launches are for if nothing else is asked for."""
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)", re.IGNORECASE)
@@ -101,10 +104,12 @@ class SweepConfig:
     """Whether a window ends early when its plan is surely slower than the best one."""
     finalists: int = 3
     """Plans that are launched again before a winner is named."""
-    relaunches: int = 3
-    """How often each of them is at least, interleaved, as fresh processes; 0: never."""
-    resolution: str = "5%"
-    """They are launched again until a difference of this share between two of them would be seen."""
+    relaunches: int | None = None
+    """How often each of them is at least, interleaved, as fresh processes; 0: never; None: three times, as long as that
+    takes no longer than the search."""
+    resolution: str | None = None
+    """Those that may win are launched again until a difference of this share would be seen; None: of 5 %, as long as
+    that takes no longer than the search."""
     headroom: str | None = None
     """Share of a rank's memory that the winner must leave free; None: none is required."""
     start_deadline: str = "2m"
@@ -158,6 +163,16 @@ class SweepConfig:
         if self.time_budget is not None:
             return parse_duration(self.time_budget)
         return 180.0 if self.trials is None else None
+
+    @property
+    def least_rounds(self) -> int:
+        """How often each finalist is launched again at least."""
+        return RELAUNCHES if self.relaunches is None else self.relaunches
+
+    @property
+    def resolution_share(self) -> float:
+        """The difference between plans that may win which must show, as a share."""
+        return parse_share(self.resolution or RESOLUTION, "resolution")
 
     @property
     def memory_limit_bytes(self) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +18,8 @@ from harness.store import standings
 from harness.store.records import Outcome, Role
 from harness.store.standings import Row
 from harness.store.store import Store
-from harness.sweep import command_lines
-from harness.sweep.config import OBJECTIVES, parse_share
+from harness.sweep import command_lines, finals
+from harness.sweep.config import OBJECTIVES
 from harness.sweep.experiment import Experiment
 from harness.sweep.forecast import Forecaster
 from harness.sweep.limits import rank_memory_bytes
@@ -28,8 +30,6 @@ from harness.trial.runner import Result, Runner
 
 MOST_FUTILE = 3
 """Repetitions in a row that may be disturbed as well; then the machine is a busy one, and launches are only flagged."""
-MOST_ROUNDS = 12
-"""Rounds of final launches, however far apart the launches of one plan lie."""
 RACED = ("throughput", "time-to-loss")
 """Objectives under which a slower plan cannot win."""
 
@@ -120,7 +120,7 @@ class Launches:
     Args:
         experiment: what is searched.
         showcases: (global batch size, plan) of the plans that show each strategy: they are measured to the end.
-        may_go_on: whether there is time for one more launch.
+        may_go_on: whether there is time for one more launch that takes so many s.
         on_result: told of each recorded trial.
     """
 
@@ -128,7 +128,7 @@ class Launches:
     showcases: frozenset[tuple[int, Plan]] = frozenset()
     forecaster: Forecaster = field(default_factory=lambda: Forecaster(device=None, workloads={}))
     """What is expected of plans; learns from every trial."""
-    may_go_on: Callable[[], bool] = lambda: True
+    may_go_on: Callable[[float], bool] = lambda seconds: True
     on_result: Callable[[Result], None] = lambda result: None
     runner: Runner = field(init=False)
     """Set once everything was checked."""
@@ -140,6 +140,8 @@ class Launches:
     _units: dict[str, tuple[float, ...]] = field(default_factory=dict)
     _profiles: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     """(plan_id, global batch size) -> what the profiler saw of a finalist."""
+    _profiling_s: float = 0.0
+    """Wall time of those launches."""
     _futile: int = 0
     """Repetitions in a row that were disturbed as well."""
     _rivals: dict[str, float] = field(default_factory=dict)
@@ -234,7 +236,9 @@ class Launches:
         known = (plan.plan_id, size)
         if known not in self._profiles:
             workload = self.experiment.workloads[size]
+            begin = time.monotonic()
             self._profiles[known] = self.runner.profile(plan, workload, self.experiment.facts(workload))
+            self._profiling_s += time.monotonic() - begin
         return self._profiles[known]
 
     def _remember(self, row: Row, plan: Plan) -> None:
@@ -265,30 +269,54 @@ class Launches:
 
     # -- the finals
 
-    def run_finals(self, rows: Sequence[Row], on_launch: Callable[[FinalLaunch], None]) -> int:
-        """Launch the best plans again, in rounds, until what sets them apart would show, as long as there is time.
+    def run_finals(self, rows: Sequence[Row], on_launch: Callable[[FinalLaunch], None]) -> str | None:
+        """Launch the best plans again, in rounds, until enough is known of which is best, as long as there is time.
 
         Args:
             rows: every trial of the sweep.
             on_launch: told of each launch.
 
         Returns:
-            How many of the launches that were asked for were left.
+            Why it ended while an answer was open, in one sentence; None if none was.
         """
-        rows, config = list(rows), self.experiment.config
-        finalists = self._finalists(rows)
-        for number in range(1, MOST_ROUNDS + 1):
-            if number > config.relaunches and (not config.relaunches or self._resolved(rows)):
-                break
-            missing = [row for row in _in_turn(finalists, number) if not _launched(row, rows, number)]
+        rows, rules = list(rows), self._rules
+        chosen = {size: finals.finalists(self._of(rows, size), rules) for size in self.experiment.workloads}
+        for number in itertools.count(1):
+            known = finals.until(rows, number)
+            decisions = [finals.decide(chosen[size], self._of(known, size), number - 1, rules) for size in chosen]
+            plans = [row for decision in decisions for row in decision.plans]
+            missing = [row for row in finals.in_turn(plans, number) if not finals.launched(row, rows, number)]
+            if not plans:
+                return next((decision.why for decision in decisions if decision.why), None)
+            if (why := self._longer_than_the_search(rows, missing, number)) is not None:
+                return why
             for done, row in enumerate(missing):
-                if not self.may_go_on():
-                    rounds_left = max(0, config.relaunches - number)
-                    return (len(missing) - done if number <= config.relaunches else 0) + rounds_left * len(finalists)
-                launch = FinalLaunch(Plan.from_json(row["knobs"]), row["global_batch_size"], number, config.relaunches)
+                if not self.may_go_on(finals.wall(row)):
+                    return f"no time for {len(missing) - done} launches of round {number}"
+                launch = FinalLaunch(Plan.from_json(row["knobs"]), row["global_batch_size"], number, rules.least)
                 on_launch(launch)
                 rows += self._run_final(launch)
-        return 0
+        raise AssertionError("rounds end")
+
+    @property
+    def _rules(self) -> finals.Rules:
+        config = self.experiment.config
+        return finals.Rules(
+            objective=config.objective,
+            finalists=config.finalists,
+            least=config.least_rounds,
+            resolution=config.resolution_share,
+            ceiling=self.experiment.memory_ceiling_bytes,
+        )
+
+    def _longer_than_the_search(self, rows: Sequence[Row], missing: Sequence[Row], number: int) -> str | None:
+        """Why a round is too much that nobody asked for; None if it is not, or somebody did."""
+        config = self.experiment.config
+        asked = config.relaunches is not None if number <= config.least_rounds else config.resolution is not None
+        spent = finals.seconds(rows, final=True) + self._profiling_s
+        if asked or spent + sum(map(finals.wall, missing)) <= finals.seconds(rows, final=False):
+            return None
+        return f"round {number} would take them longer than the search; --relaunches or --resolution asks for it"
 
     def _run_final(self, launch: FinalLaunch) -> list[Row]:
         plan, size = launch.plan, launch.global_batch_size
@@ -299,34 +327,6 @@ class Launches:
         self._note_repetition(again)
         return [result.row, again.row]
 
-    def _resolved(self, rows: Sequence[Row]) -> bool:
-        """Whether a difference in speed as small as was asked for would have been seen between the finalists."""
-        if self.experiment.config.objective == "memory":
-            return True
-        wanted = parse_share(self.experiment.config.resolution, "resolution")
-        known = [standings.standings(self._of(rows, size)).smallest_difference for size in self.experiment.workloads]
-        return all(smallest is None or smallest <= wanted for smallest in known)
-
     def _of(self, rows: Sequence[Row], size: int) -> list[Row]:
         workload_id = self.experiment.workloads[size].workload_id
         return [row for row in rows if row["workload_id"] == workload_id]
-
-    def _finalists(self, rows: Sequence[Row]) -> list[Row]:
-        """The best plans of each workload by what the search saw of them."""
-        config, finalists = self.experiment.config, []
-        for size in self.experiment.workloads:
-            searched = [row for row in self._of(rows, size) if row["role"] != Role.FINAL]
-            plans = standings.standings(searched).plans
-            ranked = standings.order(plans, config.objective, self.experiment.memory_ceiling_bytes)
-            finalists += [plan.row for plan in ranked[: config.finalists]]
-        return finalists
-
-
-def _in_turn(finalists: Sequence[Row], number: int) -> Sequence[Row]:
-    """A B C in odd rounds, C B A in even ones: a machine that slows down steadily then favours nobody."""
-    return finalists if number % 2 else finalists[::-1]
-
-
-def _launched(row: Row, rows: Sequence[Row], number: int) -> bool:
-    same = (row["plan_id"], row["workload_id"], number)
-    return any(r["role"] == Role.FINAL and (r["plan_id"], r["workload_id"], r.get("round")) == same for r in rows)

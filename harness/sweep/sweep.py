@@ -43,10 +43,10 @@ REFERENCE_STEPS = 16
 """Length of the fp32 curve that trials are compared with and that the report overlays."""
 LOSS_STEPS = 64
 """Length of that curve when the objective is a time to a loss."""
-LAUNCH_S = 1.0
-"""What a launch takes beside its window, in s, as far as a budget is planned."""
-ROUNDS = 6
-"""Rounds of final launches that a busy machine takes to show a difference of 5 % (benchmarks/README.md)."""
+LAUNCH_S = 1.5
+"""What a launch takes beside its window, warm-up included, in s, as far as a budget is planned."""
+MORE_ROUNDS = 1
+"""Rounds of final launches that are planned for beyond the least."""
 MOST_FOR_FINALS = 0.35
 """Share of the time left that is kept for the final launches."""
 _FIRST = "first"
@@ -111,9 +111,11 @@ class Sweep:
         self.store = Store(config.results)
         self.begun = False
         """Whether there is anything to resume."""
+        self.undecided: str | None = None
+        """Why the final launches ended while an answer was open."""
         self.launches = Launches(
             experiment=self.experiment,
-            may_go_on=lambda: self._seconds_left() != 0.0,
+            may_go_on=self._time_for,
             on_result=self.display.recorded,
         )
 
@@ -185,15 +187,16 @@ class Sweep:
             if launch.round > rounds[-1]:
                 rounds.append(launch.round)
                 extra = launch.round > launch.rounds
-                of = f", until {self.experiment.config.resolution} would show" if extra else f" of {launch.rounds}"
+                until = f", until {100 * self.experiment.config.resolution_share:g} % would show"
+                of = f"{until} between those that may win" if extra else f" of {launch.rounds}"
                 self.display.message(f"fresh launches of the best plans, round {launch.round}{of}")
 
         try:
-            left = self.launches.run_finals(self.store.rows(self.name, self.hardware_id), say)
+            self.undecided = self.launches.run_finals(self.store.rows(self.name, self.hardware_id), say)
         except KeyboardInterrupt:
             return _interrupted(summary)
-        if left:
-            self.display.message(f"no time for {left} of the launches that decide between the best plans")
+        if self.undecided:
+            self.display.message(f"no more fresh launches: {self.undecided}")
         return summary
 
     # -- before
@@ -286,6 +289,10 @@ class Sweep:
         self.display.message(f"time to a loss of {target:.4g}")
         return {w: count + LOSS_WINDOW for w, count in steps.items() if count is not None}
 
+    def _time_for(self, seconds: float) -> bool:
+        left = self._seconds_left()
+        return left is None or left > seconds
+
     def _seconds_left(self) -> float | None:
         seconds = self.experiment.config.seconds
         return None if seconds is None else max(0.0, seconds - (time.monotonic() - self.began))
@@ -295,7 +302,7 @@ class Sweep:
         left, config = self._seconds_left(), self.experiment.config
         if left is None:
             return None
-        rounds = max(config.relaunches, ROUNDS) if config.relaunches else 0
+        rounds = config.least_rounds + MORE_ROUNDS if config.least_rounds else 0
         launches = config.finalists * rounds * len(self.experiment.workloads)
         return left - min(launches * (config.measurement.seconds + LAUNCH_S), left * MOST_FOR_FINALS)
 
@@ -346,6 +353,7 @@ class Sweep:
             "training_s": self.launches.training_s,
             "candidates": self.launches.forecaster.left_out(),
             "stopped": summary.stopped if summary else None,
+            "undecided": self.undecided,
         }
         self.store.write_sweep_info(self.hardware_id, self.name, info)
 

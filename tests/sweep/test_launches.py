@@ -14,7 +14,8 @@ from harness.search.evaluation import Ticket
 from harness.store.records import Role
 from harness.store.standings import standings
 from harness.sweep.config import SweepConfig
-from harness.sweep.launches import MOST_FUTILE, MOST_ROUNDS, FinalLaunch, Launches
+from harness.sweep.finals import MOST_ROUNDS
+from harness.sweep.launches import MOST_FUTILE, FinalLaunch, Launches
 from harness.trial.runner import Result
 from tests.tiny import gpt, knobs, plan
 
@@ -32,6 +33,7 @@ class FakeRunner:
         self.profiles: list[Any] = []
         self.profiled: list[Plan] = []
         self.luck: list[float] = []
+        self.columns: dict[str, Any] = {}
 
     def profile(self, plan: Plan, workload: Any, facts: Any) -> dict[str, Any]:
         self.profiled.append(plan)
@@ -73,6 +75,7 @@ class FakeRunner:
             "time_to_loss_s": None,
             "peak_memory_bytes": 100,
             "disturbed": self.disturbed.pop(0) if self.disturbed else None,
+            **self.columns,
         }
         self.rows.append(row)
         return Result(str(row["trial_id"]), row, 1.0)
@@ -150,7 +153,7 @@ def test_the_best_plans_are_launched_again_in_turns() -> None:
     runner = FakeRunner({A: 100.0, B: 200.0, C: 150.0, D: 50.0})
     made = launches(runner, finalists=2, relaunches=3)
     searched(made, A, B, C, D)
-    assert made.run_finals(runner.rows, lambda launch: None) == 0
+    assert made.run_finals(runner.rows, lambda launch: None) is None
     finals = [row["plan_id"] for row in runner.rows if row["role"] == Role.FINAL]
     assert finals == [B.plan_id, C.plan_id, C.plan_id, B.plan_id, B.plan_id, C.plan_id]
     assert [row["round"] for row in runner.rows if row["role"] == Role.FINAL] == [1, 1, 2, 2, 3, 3]
@@ -180,8 +183,8 @@ def test_finals_end_with_the_time() -> None:
     runner = FakeRunner({A: 100.0, B: 200.0})
     made = launches(runner, finalists=2, relaunches=2)
     searched(made, A, B)
-    made.may_go_on = lambda: len(runner.rows) < 3
-    assert made.run_finals(list(runner.rows), lambda launch: None) == 3
+    made.may_go_on = lambda seconds: len(runner.rows) < 3
+    assert made.run_finals(list(runner.rows), lambda launch: None) == "no time for 1 launches of round 1"
     assert len(runner.rows) == 3
 
 
@@ -189,7 +192,7 @@ def test_without_relaunches_there_are_no_finals() -> None:
     runner = FakeRunner({A: 100.0})
     made = launches(runner, relaunches=0)
     searched(made, A)
-    assert made.run_finals(list(runner.rows), lambda launch: None) == 0
+    assert made.run_finals(list(runner.rows), lambda launch: None) is None
     assert [row["role"] for row in runner.rows] == [Role.SEARCH]
 
 
@@ -211,13 +214,31 @@ def test_finalists_are_launched_on_until_a_difference_as_small_as_was_asked_for_
     assert known.smallest_difference <= 0.05
 
 
-def test_finals_end_after_so_many_rounds_however_uneven_they_are() -> None:
+def test_finals_end_when_more_rounds_would_not_help_and_say_so() -> None:
     runner = FakeRunner({A: 100.0, B: 101.0})
     made = launches(runner, finalists=2, relaunches=3)
     searched(made, A, B)
     uneven(runner, *[1.0, 1.5, 0.5, 1.2] * 20)
-    made.run_finals(list(runner.rows), lambda launch: None)
-    assert max(row["round"] for row in runner.rows if row["role"] == Role.FINAL) == MOST_ROUNDS
+    why = made.run_finals(list(runner.rows), lambda launch: None)
+    assert max(row["round"] for row in runner.rows if row["role"] == Role.FINAL) == 3
+    assert why is not None
+    assert "a difference of 5 % would take" in why
+
+
+@pytest.mark.parametrize(
+    ("options", "rounds"), [({}, 2), ({"relaunches": 3}, 3), ({"relaunches": 2, "resolution": "1%"}, 3)]
+)
+def test_finals_take_no_longer_than_the_search_unless_asked_to(options: dict[str, Any], rounds: int) -> None:
+    runner = FakeRunner({A: 100.0, B: 101.0, C: 50.0, D: 40.0})
+    runner.columns = {"measure_s": 10.0}
+    made = launches(runner, finalists=2, **options)
+    searched(made, A, B, C, D, D)
+    uneven(runner, *[1.0, 1.01, 1.03, 1.0, 1.01, 1.0, 1.01, 1.0])
+    why = made.run_finals(list(runner.rows), lambda launch: None)
+    assert max(row["round"] for row in runner.rows if row["role"] == Role.FINAL) >= rounds
+    assert (len(runner.rows) > 5 + 4) == bool(options)
+    limited = why is not None and "longer than the search; --relaunches or --resolution asks for it" in why
+    assert limited == ("resolution" not in options)
 
 
 def test_memory_is_decided_without_further_rounds() -> None:

@@ -52,8 +52,8 @@ def finals(rng: random.Random, rates: dict[str, float], deviation: float) -> tup
     while (decision := rule.decide(chosen, rows, done, rules)).plans:
         done += 1
         mood = rng.gauss(0, MOOD)
-        for plan in (each["plan_id"] for each in rule.in_turn(decision.plans, done)):
-            rows.append(row(plan, rates[plan] * math.exp(mood + rng.gauss(0, deviation)), "final", done))
+        turn = [each["plan_id"] for each in rule.in_turn(decision.plans, done)]
+        rows += [row(plan, rates[plan] * math.exp(mood + rng.gauss(0, deviation)), "final", done) for plan in turn]
     known = standings(rows)
     a, b = (next(plan for plan in known.plans if plan.row["plan_id"] == name) for name in "ab")
     return not known.tied(a, b), a.log_rate > b.log_rate, done, bool(decision.why), len(rows) - len(rates)
@@ -75,7 +75,7 @@ def main() -> None:
                     [
                         f"{deviation:.0%}",
                         f"{slower:.0%}",
-                        len(rates),
+                        str(len(rates)),
                         f"{called:.1%}",
                         f"{rounds:.1f}",
                         f"{launches:.1f}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,9 +14,11 @@ from harness.cli import commands
 from harness.cli import nightly as cli_nightly
 from harness.cli import predict as cli_predict
 from harness.cli.guarded import guarded
+from harness.cli.helping import LONG, MEASURE, RESULTS, SEARCH, TRAIN, Commands, Grouped
 from harness.errors import InputError
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,61 +32,67 @@ app.add_typer(store_app, name="store")
 app.add_typer(cli_nightly.app, name="nightly")
 cli_predict.register(app)
 
-Workload = Annotated[str | None, typer.Option(help="What to train: gpt-nano, gpt:blocks=6,width=384,heads=6, cnn, ...")]
-Data = Annotated[Path | None, typer.Option(help="Text, .jsonl, .parquet or .npy tokens, or a folder of text.")]
-Field = Annotated[str | None, typer.Option(help="Field of .jsonl files, column of .parquet files.")]
-Tokenizer = Annotated[Path | None, typer.Option(help="JSON file of the tokenizers package.")]
-SeqLen = Annotated[int | None, typer.Option(help="Tokens of one sample.")]
-WorldSize = Annotated[int | None, typer.Option(help="Number of ranks.")]
-Seed = Annotated[int | None, typer.Option(help="Of weights, data order and search.")]
-MemoryLimit = Annotated[str | None, typer.Option(help="Memory of one rank, such as 6GiB.")]
-Measure = Annotated[str | None, typer.Option(help="Budget of a trial's measured window, such as 2.5s.")]
-PrecisionTarget = Annotated[str | None, typer.Option(help="A window ends when its interval is this narrow: 2%.")]
-StartDeadline = Annotated[str | None, typer.Option(help="A trial without a first step hangs after this.")]
-StepDeadline = Annotated[str | None, typer.Option(help="A rank without a sign of life hangs after this.")]
-HardwareLabel = Annotated[str | None, typer.Option(help="Part of the hardware_id, such as ib-400g.")]
-Results = Annotated[Path | None, typer.Option(help="Folder of the parquet files.")]
-Reports = Annotated[Path | None, typer.Option(help="Folder of the HTML pages.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A knob's value, NAME=VALUE; may be repeated.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+_train = partial(typer.Option, rich_help_panel=TRAIN)
+_search = partial(typer.Option, rich_help_panel=SEARCH)
+_long = partial(typer.Option, rich_help_panel=LONG)
+_measured = partial(typer.Option, rich_help_panel=MEASURE)
+_recorded = partial(typer.Option, rich_help_panel=RESULTS)
+
+Workload = Annotated[str | None, _train(help="What to train: gpt-nano, gpt:blocks=6,width=384,heads=6, cnn, ...")]
+Data = Annotated[Path | None, _train(help="Text, .jsonl, .parquet or .npy tokens, or a folder of text.")]
+Field = Annotated[str | None, _train(help="Field of .jsonl files, column of .parquet files.")]
+Tokenizer = Annotated[Path | None, _train(help="JSON file of the tokenizers package.")]
+SeqLen = Annotated[int | None, _train(help="Tokens of one sample.")]
+WorldSize = Annotated[int | None, _search(help="Number of ranks.")]
+Seed = Annotated[int | None, _train(help="Of weights, data order and search.")]
+MemoryLimit = Annotated[str | None, _search(help="Memory of one rank, such as 6GiB.")]
+Measure = Annotated[str | None, _measured(help="Budget of a trial's measured window, such as 2.5s.")]
+PrecisionTarget = Annotated[str | None, _measured(help="A window ends when its interval is this narrow: 2%.")]
+StartDeadline = Annotated[str | None, _measured(help="A trial without a first step hangs after this.")]
+StepDeadline = Annotated[str | None, _measured(help="A rank without a sign of life hangs after this.")]
+HardwareLabel = Annotated[str | None, _recorded(help="Part of the hardware_id, such as ib-400g.")]
+Results = Annotated[Path | None, _recorded(help="Folder of the parquet files.")]
+Reports = Annotated[Path | None, _recorded(help="Folder of the HTML pages.")]
+Set = Annotated[list[str] | None, _search("--set", help="A knob's value, NAME=VALUE; may be repeated.")]
+Json = Annotated[bool, _recorded("--json", help="Print one JSON object instead of text.")]
 
 
-@app.command(epilog="Example: python -m harness sweep --strategies ddp,zero2 --time-budget 5m")
+@app.command(cls=Grouped, epilog="Example: python -m harness sweep --strategies ddp,zero2 --time-budget 5m")
 def sweep(
     workload: Workload = None,
     data: Data = None,
     field: Field = None,
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
-    global_batch: Annotated[str | None, typer.Option(help="Samples of a step; several: 8,16,32.")] = None,
-    target_loss: Annotated[float | None, typer.Option(help="Loss of the objective time-to-loss.")] = None,
-    strategies: Annotated[str | None, typer.Option(help="Strategies in play, such as ddp,zero2,precision.")] = None,
+    global_batch: Annotated[str | None, _train(help="Samples of a step; several: 8,16,32.")] = None,
+    target_loss: Annotated[float | None, _train(help="Loss of the objective time-to-loss.")] = None,
+    strategies: Annotated[str | None, _search(help="Strategies in play, such as ddp,zero2,precision.")] = None,
     world_size: WorldSize = None,
-    precision: Annotated[str | None, typer.Option(help="Number formats in play, such as fp32,bf16_params.")] = None,
+    precision: Annotated[str | None, _search(help="Number formats in play, such as fp32,bf16_params.")] = None,
     set: Set = None,
-    trials: Annotated[int | None, typer.Option(help="Launches, those of earlier runs included.")] = None,
-    time_budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 5m or 2h. [default: 3m]")] = None,
-    sampler: Annotated[str | None, typer.Option(help="guided, tpe, gp, random, grid, nsga2 or cmaes.")] = None,
-    objective: Annotated[str | None, typer.Option(help="throughput, memory, pareto or time-to-loss.")] = None,
+    trials: Annotated[int | None, _long(help="Launches, those of earlier runs included.")] = None,
+    time_budget: Annotated[str | None, _long(help="Wall time, such as 90s, 5m or 2h. [default: 3m]")] = None,
+    sampler: Annotated[str | None, _search(help="guided, tpe, gp, random, grid, nsga2 or cmaes.")] = None,
+    objective: Annotated[str | None, _search(help="throughput, memory, pareto or time-to-loss.")] = None,
     memory_limit: MemoryLimit = None,
-    headroom: Annotated[str | None, typer.Option(help="Memory the winner must leave free, such as 10%.")] = None,
+    headroom: Annotated[str | None, _search(help="Memory the winner must leave free, such as 10%.")] = None,
     measure: Measure = None,
     precision_target: PrecisionTarget = None,
     racing: Annotated[
-        bool | None, typer.Option("--racing/--no-racing", help="End a trial that is surely slower than the best.")
+        bool | None, _measured("--racing/--no-racing", help="End a trial that is surely slower than the best.")
     ] = None,
-    finalists: Annotated[int | None, typer.Option(help="Best plans that are launched again at the end.")] = None,
-    relaunches: Annotated[int | None, typer.Option(help="How often each of them is at least; 0 for never.")] = None,
-    resolution: Annotated[str | None, typer.Option(help="Difference between them that must show: 5%.")] = None,
+    finalists: Annotated[int | None, _measured(help="Best plans that are launched again at the end.")] = None,
+    relaunches: Annotated[int | None, _measured(help="Fresh launches of each at least; 0: none. [default: 3]")] = None,
+    resolution: Annotated[str | None, _measured(help="Difference between them that must show. [default: 5%]")] = None,
     start_deadline: StartDeadline = None,
     step_deadline: StepDeadline = None,
     hardware_label: HardwareLabel = None,
     seed: Seed = None,
     results: Results = None,
     reports: Reports = None,
-    also: Annotated[str | None, typer.Option(help="Other formats beside the page: csv,tensorboard.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the sweep; an existing one is resumed.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with these options; an option wins over it.")] = None,
+    also: Annotated[str | None, _recorded(help="Other formats beside the page: csv,tensorboard.")] = None,
+    name: Annotated[str | None, _recorded(help="Name of the sweep; an existing one is resumed.")] = None,
+    config: Annotated[Path | None, _train(help="TOML file with these options; an option wins over it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Search the plans of the strategies in play and rank them."""
@@ -93,19 +102,19 @@ def sweep(
     guarded(lambda: commands.sweep(config, options | {"global_batch": _numbers(global_batch)}, as_json))
 
 
-@app.command(epilog="Example: python -m harness run --set data_parallel=zero1 --set micro_batch_size=4")
+@app.command(cls=Grouped, epilog="Example: python -m harness run --set data_parallel=zero1 --set micro_batch_size=4")
 def run(
     plan_id: Annotated[
         str | None, typer.Argument(help="A plan of the results folder; or give --plan or --set.")
     ] = None,
-    plan: Annotated[Path | None, typer.Option(help="TOML file with a table of knobs.")] = None,
+    plan: Annotated[Path | None, _search(help="TOML file with a table of knobs.")] = None,
     set: Set = None,
     workload: Workload = None,
     data: Data = None,
     field: Field = None,
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
-    global_batch: Annotated[int | None, typer.Option(help="Samples of a step.")] = None,
+    global_batch: Annotated[int | None, _train(help="Samples of a step.")] = None,
     world_size: WorldSize = None,
     memory_limit: MemoryLimit = None,
     measure: Measure = None,
@@ -115,7 +124,7 @@ def run(
     hardware_label: HardwareLabel = None,
     seed: Seed = None,
     results: Results = None,
-    name: Annotated[str, typer.Option(help="Sweep to record the trial in.")] = "runs",
+    name: Annotated[str, _recorded(help="Sweep to record the trial in.")] = "runs",
     as_json: Json = False,
 ) -> None:
     """Run one plan and record it."""
@@ -124,7 +133,7 @@ def run(
     guarded(lambda: commands.run(plan_id, plan, set or [], options, as_json))
 
 
-@app.command(epilog="Example: python -m harness report my-sweep")
+@app.command(cls=Grouped, epilog="Example: python -m harness report my-sweep")
 def report(
     name: Annotated[str | None, typer.Argument(help="The sweep; the last one if left out.")] = None,
     results: Results = Path("results"),
@@ -141,7 +150,7 @@ def report(
     guarded(lambda: commands.watch(name, folders[0], port) if watch else commands.report(name, *folders, formats))
 
 
-@app.command(epilog="Example: python -m harness compare results elsewhere/results --format markdown")
+@app.command(cls=Grouped, epilog="Example: python -m harness compare results elsewhere/results --format markdown")
 def compare(
     folders: Annotated[list[Path] | None, typer.Argument(help="Results folders; results if left out.")] = None,
     workload: Annotated[str | None, typer.Option(help="Name or workload_id; all if left out.")] = None,
@@ -161,7 +170,7 @@ def compact(results: Results = Path("results")) -> None:
     guarded(lambda: commands.compact(results or Path("results")))
 
 
-@app.command(epilog="Example: python -m harness doctor")
+@app.command(cls=Grouped, epilog="Example: python -m harness doctor")
 def doctor(
     results: Results = Path("results"),
     calibrate: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from typer.testing import CliRunner, Result
 
 from harness import __version__
 from harness.cli.app import app
+from harness.cli.helping import GROUPS
+from harness.sweep.config import SweepConfig
 from tests.store.stores import filled
 
 LONG_ENOUGH = "import this\n" * 50
@@ -197,3 +200,21 @@ def test_doctor_answers_scripts_in_json() -> None:
 def test_the_version_is_printed() -> None:
     ended = subprocess.run([sys.executable, "-m", "harness", "--version"], capture_output=True, text=True, check=False)
     assert ended.stdout.strip() == __version__
+
+
+def test_the_main_job_stands_first_and_every_command_where_it_is_needed() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    commands = re.findall(r"^  ([a-z]+) {2,}[A-Z]", text.partition("Commands:")[2], re.M)
+    assert commands == ["sweep", "run", "report", "compare", "nightly", "predict", "replay", "store", "doctor"]
+
+
+def test_every_option_of_a_sweep_stands_in_its_group() -> None:
+    text = CliRunner().invoke(app, ["sweep", "--help"]).output
+    headings = re.findall(r"^([A-Z][\w ]+):$", text, re.M)
+    assert headings == [*GROUPS, "Options"]
+    by_heading = dict(zip(headings, re.split(r"^[A-Z][\w ]+:$", text, flags=re.M)[1:], strict=True))
+    options = {heading: re.findall(r"^  --([a-z-]+)", part, re.M) for heading, part in by_heading.items()}
+    assert options.pop("Options") == ["help"]
+    named = [option.replace("-", "_") for group in options.values() for option in group]
+    assert sorted(named) == sorted([*SweepConfig.__dataclass_fields__, "config", "json"])
+    assert options["How long"] == ["trials", "time-budget"]

@@ -11,6 +11,9 @@ from functools import cached_property
 from harness.errors import InputError, UnknownNameError
 from strategies.knob import Knob, Setting
 
+ONE_UNIT = 5
+"""Version of the schema from which `bucket_mb` has one meaning."""
+
 
 @dataclass(frozen=True)
 class Plan(Mapping[str, Setting]):
@@ -56,9 +59,17 @@ class Plan(Mapping[str, Setting]):
         return json.dumps(self._by_name, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote; the settings are not checked against the knobs of this version."""
-        return cls(tuple(json.loads(text).items()))
+    def from_json(cls, text: str, schema_version: int | None = None) -> Plan:
+        """The plan that `to_json` wrote; the settings are not checked against the knobs of this version.
+
+        Args:
+            text: of a plan.
+            schema_version: that it was recorded under, None for this one's (see `upgraded`).
+        """
+        settings = json.loads(text)
+        if schema_version is not None:
+            settings = upgraded(settings, schema_version)
+        return cls(tuple(settings.items()))
 
     def differing(self, default: Mapping[str, Setting]) -> dict[str, Setting]:
         """The settings in which this plan is not `default`: what has to be written down to repeat it."""
@@ -89,6 +100,38 @@ def complete(given: Mapping[str, Setting], knobs: Iterable[Knob]) -> Plan:
             needs = " and ".join(f"{k} is {' or '.join(map(str, v))}" for k, v in knob.when.items())
             raise InputError(f"{knob.name} has a meaning only where {needs}, but this plan has {settings}")
     return Plan(tuple(settings.items()))
+
+
+def upgraded(settings: Mapping[str, Setting], schema_version: int) -> dict[str, Setting]:
+    """Settings that were recorded under an earlier schema, so that they mean today what they meant then.
+
+    Before version 5 `bucket_mb` was MiB where torch's DistributedDataParallel made the buckets, bytes of parameters
+    instead of gradients in flat buckets, and stood without a meaning in plans of FSDP2.
+
+    Args:
+        settings: of a plan; they may leave out what was at its default.
+        schema_version: that they were recorded under.
+    """
+    found, kind = dict(settings), settings.get("data_parallel")
+    if schema_version >= ONE_UNIT or kind not in ("ddp", "zero1", "zero2"):
+        return found
+    if settings.get("zero2_impl") == "fsdp2":
+        found.pop("bucket_mb", None)
+        return found
+    by_torch = kind == "ddp" or settings.get("zero1_impl") == "torch"
+    factor = 2**20 / 10**6 if by_torch else _gradient_bytes(settings) / _parameter_bytes(settings)
+    if factor != 1.0:
+        found["bucket_mb"] = float(settings.get("bucket_mb", 25.0)) * factor
+    return found
+
+
+def _parameter_bytes(settings: Mapping[str, Setting]) -> int:
+    return 2 if settings.get("precision") in ("bf16", "bf16_params") else 4
+
+
+def _gradient_bytes(settings: Mapping[str, Setting]) -> int:
+    """Of the format in which flat buckets sum gradients."""
+    return 2 if settings.get("precision") == "bf16" or settings.get("reduce_dtype") == "bf16" else 4
 
 
 def parse_settings(pairs: Iterable[str], knobs: Iterable[Knob]) -> dict[str, Setting]:

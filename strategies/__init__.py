@@ -89,7 +89,7 @@ def _ordered(knobs: list[Knob]) -> tuple[Knob, ...]:
     waiting = knobs
     while waiting:
         names = {knob.name for knob in done}
-        ready = [k for k in waiting if not (set(k.when) & known) - names]
+        ready = [k for k in waiting if not ({*k.when, *k.unless} & known) - names]
         if not ready:
             raise ValueError(f"the conditions of these knobs form a circle: {', '.join(k.name for k in waiting)}")
         done.append(ready[0])

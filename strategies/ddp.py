@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from strategies.training import Training
 
 
+MB, MIB = 10**6, 2**20
+
+
 class Ddp(Strategy):
     """torch.nn.parallel.DistributedDataParallel (Li et al. 2020, arXiv:2006.15704)."""
 
@@ -34,8 +37,9 @@ class Ddp(Strategy):
             log=True,
             points=(2.0, 8.0, 25.0, 100.0),
             unit="MB",
-            doc="size of a gradient bucket",
+            doc="gradients that ranks sum at once, in 10^6 bytes of the format in which they are summed",
             when={"data_parallel": ("ddp", "zero1", "zero2")},
+            unless={"zero2_impl": ("fsdp2",)},
         ),
         Choice(
             name="gradient_as_bucket_view",
@@ -81,7 +85,7 @@ def wrap(training: Training, *, gradient_as_bucket_view: bool) -> None:
         DistributedDataParallel(
             part,
             process_group=group,
-            bucket_cap_mb=float(training.plan["bucket_mb"]),
+            bucket_cap_mb=float(training.plan["bucket_mb"]) * MB / MIB,  # whatever its name says, torch counts in MiB
             gradient_as_bucket_view=gradient_as_bucket_view,
             static_graph=bool(training.plan.get("static_graph", False)),
             broadcast_buffers=False,

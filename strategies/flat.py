@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from strategies.collectives import Pending, all_gather, reduce_scatter
-from strategies.engine import Engine, State, global_norm, optimizer_state, set_lr, size, stored
+from strategies.engine import Engine, State, global_norm, optimizer_state, set_lr, stored
 
 if TYPE_CHECKING:
     from strategies.training import Training
@@ -101,7 +101,7 @@ class FlatEngine(Engine):
     Args:
         training: its parts are materialised here.
         stage: 1 keeps a whole gradient buffer and communicates once a step, 2 keeps gradients as shards.
-        bucket_mb: size of a bucket in MB (10^6 bytes) of parameters.
+        bucket_mb: most gradients of a bucket, in MB (10^6 bytes) of the format in which they are summed.
         overlap: False waits for every communication where it is started.
     """
 
@@ -130,7 +130,7 @@ class FlatEngine(Engine):
         for name, p in reversed(self.training.named_parameters()):
             key = (self.training.weight_decay(name), self.training.share(name, sharded=True))
             members = open_buckets.setdefault(key, [])
-            if members and size(members) + p.numel() * p.element_size() > limit:
+            if members and sum(m.numel() for m in (*members, p)) * self.dtype.itemsize > limit:
                 full.append((key, open_buckets.pop(key)))
                 members = open_buckets.setdefault(key, [])
             members.append(p)

@@ -27,6 +27,8 @@ class Knob(ABC):
     """Base unit of the value, empty if it has none."""
     when: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
     """The knob exists only in plans whose settings have one of these values: {other knob: values}."""
+    unless: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
+    """It does not exist in plans that have one of these: {other knob: values}."""
     opt_in: tuple[Setting, ...] = ()
     """Values that are valid but searched only when the user names them (rare, or slow on most hardware)."""
 
@@ -49,7 +51,8 @@ class Knob(ABC):
 
     def applies(self, settings: Settings) -> bool:
         """Whether the knob exists in a plan with these settings."""
-        return all(settings.get(other) in values for other, values in self.when.items())
+        there = all(settings.get(other) in values for other, values in self.when.items())
+        return there and not any(settings.get(other) in values for other, values in self.unless.items())
 
 
 @dataclass(frozen=True, kw_only=True)

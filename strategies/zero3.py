@@ -39,6 +39,7 @@ class Zero3(Strategy):
             log=True,
             points=(1, 2, 4),
             doc="blocks that are gathered together",
+            unit="blocks",
             when={"data_parallel": ("zero3",)},
         ),
         Range(
@@ -48,7 +49,8 @@ class Zero3(Strategy):
             high=4,
             integer=True,
             points=(0, 1, 2),
-            doc="units gathered ahead of the one that computes",
+            doc="units gathered ahead of the one that computes; 0 leaves it to FSDP2, which gathers one in backward",
+            unit="units",
             when={"data_parallel": ("zero3",)},
         ),
         Choice(

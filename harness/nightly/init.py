@@ -10,7 +10,7 @@ import strategies
 from harness.errors import InputError
 from harness.nightly.suite import Suite
 from harness.plan import Plan
-from harness.store.records import Outcome, Role
+from harness.store.records import SCHEMA_VERSION, Outcome, Role
 from harness.store.standings import Row, order, standings
 from harness.store.store import Store
 from strategies.knob import Setting
@@ -36,7 +36,14 @@ def from_sweep(store: Store, hardware_id: str, sweep: str, name: str) -> Suite:
     best = next(iter(chosen))
     winner = {f"winner-{best}": chosen.pop(best)}
     row = plans[0].row
-    return Suite(name=name, plans={**winner, **chosen}, workload=row["workload"], world_size=row["world_size"])
+    schema = SCHEMA_VERSION
+    return Suite(
+        name=name,
+        schema_version=schema,
+        plans={**winner, **chosen},
+        workload=row["workload"],
+        world_size=row["world_size"],
+    )
 
 
 def _kind(row: Row) -> str:

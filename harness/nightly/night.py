@@ -42,7 +42,8 @@ def plans(suite: Suite, experiment: Experiment) -> dict[str, Plan]:
         InputError: a knob or value that this version does not know.
     """
     found = {}
-    for name, settings in suite.plans.items():
+    for name in suite.plans:
+        settings = suite.settings(name)
         try:
             found[name] = experiment.plan(settings)
         except InputError as error:

@@ -90,7 +90,7 @@ def _option(path: Path | None) -> str:
 def _settings(suite: Suite, plan: str) -> str:
     words = [f"--workload {shlex.quote(suite.workload)}"] if suite.workload else []
     words += [f"--world-size {suite.world_size}"] if suite.world_size else []
-    settings = suite.plans[plan].items()
+    settings = suite.settings(plan).items()
     return " ".join([*words, *(f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in settings)])
 
 

@@ -2,6 +2,7 @@
 
 name = "team"
 version = 1
+schema_version = 5          # in whose words the plans are written; 4 if it is left out
 workload = "gpt-nano"
 world_size = 2
 launches = 3                # of each plan in a session
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnknownNameError
+from harness.plan import ONE_UNIT, upgraded
 from strategies.knob import Setting
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -70,6 +72,8 @@ class Suite:
     name: str
     plans: Mapping[str, Mapping[str, Setting]]
     """Name -> knobs, the others at their defaults. The name is what a plan's history goes by."""
+    schema_version: int = ONE_UNIT - 1
+    """In which words the settings are written (`harness.plan.upgraded`)."""
     version: int = 1
     """To be raised by whoever changes what a plan's name stands for."""
     workload: str | None = None
@@ -99,11 +103,16 @@ class Suite:
         for name in (*self.metrics, *self.floors):
             if name not in METRICS:
                 raise UnknownNameError("metric", name, METRICS)
-        for name, low in {"launches": 2, "steps": 5, "sessions": 4, "baseline_nights": 10, "version": 1}.items():
+        least = {"launches": 2, "steps": 5, "sessions": 4, "baseline_nights": 10, "version": 1, "schema_version": 1}
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} of a suite must be at least {low}, but got {getattr(self, name)}")
         if self.baseline_nights > 60:
             raise InputError(f"baseline_nights of a suite must be at most 60, but got {self.baseline_nights}")
+
+    def settings(self, plan: str) -> dict[str, Setting]:
+        """The knobs of a plan in the words of this version, the others at their defaults."""
+        return upgraded(self.plans[plan], self.schema_version)
 
     def floor(self, metric: str) -> float:
         """Smallest relative change of a metric that counts."""
@@ -121,6 +130,7 @@ class Suite:
             for name in (
                 "name",
                 "version",
+                "schema_version",
                 "workload",
                 "world_size",
                 "launches",
@@ -162,7 +172,9 @@ def parse(values: Mapping[str, Any], where: str) -> Suite:
         if name not in fields:
             raise UnknownNameError("field of the suite", name, fields)
     wanted = {
-        **dict.fromkeys(("version", "world_size", "launches", "steps", "sessions", "baseline_nights"), int),
+        **dict.fromkeys(
+            ("version", "schema_version", "world_size", "launches", "steps", "sessions", "baseline_nights"), int
+        ),
         **dict.fromkeys(("name", "workload"), str),
         **dict.fromkeys(("plans", "floors"), dict),
         "metrics": list,

@@ -100,7 +100,7 @@ class Setup:
     overlap: Flag = True
     """Whether data-parallel communication runs while layers compute."""
     bucket_mb: Number = 25.0
-    """Size of a gradient bucket in 10^6 bytes."""
+    """Size of a gradient bucket in 10^6 bytes; 0 where there is none."""
     reshard_after_forward: Flag = True
     """Whether ZeRO-3 gathers a layer's weights once more for its backward pass."""
     layers_per_unit: Number = 1
@@ -155,7 +155,7 @@ class Setup:
             "checkpoint_every": int(plan.get("checkpoint_every", 1)),
             "sequence_parallel": bool(plan.get("sequence_parallel", False)),
             "overlap": bool(overlap),
-            "bucket_mb": float(plan.get("bucket_mb", 25.0)),
+            "bucket_mb": float(plan.get("bucket_mb", 0.0)),
             "reshard_after_forward": bool(plan.get("reshard_after_forward", True)),
             "layers_per_unit": int(plan.get("blocks_per_unit", 1)),
             "prefetch": int(plan.get("prefetch", 1)),

@@ -310,15 +310,15 @@ class _Ddp(nn.Module):
         self._state, self._hook = state, hook
 
     def _divide(self, limit: int) -> Iterator[Sequence[nn.Parameter]]:
-        """Parameters of a bucket, from the last one on; torch makes the first bucket 1 MiB."""
+        """Parameters of a bucket, from the last one on; a bucket is full once it holds as much as the limit."""
         members: list[nn.Parameter] = []
-        held, room = 0, min(limit, 1 << 20)
+        held = 0
         for parameter in reversed([p for p in self.module.parameters() if p.requires_grad]):
             members.append(parameter)
             held += parameter.numel() * parameter.element_size()
-            if held >= room:
+            if held >= limit:
                 yield members
-                members, held, room = [], 0, limit
+                members, held = [], 0
         if members:
             yield members
 

@@ -37,6 +37,13 @@ class NvmlMeter:
         return None if self._handle is None else nvidia.energy_j(self._nvml, self._handle)
 
 
+def _name(zone: Path) -> str:
+    try:
+        return (zone / "name").read_text().strip()
+    except OSError:
+        return ""
+
+
 class RaplMeter:
     """The processor packages' energy counters in Linux's power capping interface, often readable by root alone.
 
@@ -49,7 +56,8 @@ class RaplMeter:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._zones = sorted(root.glob("sys/class/powercap/intel-rapl:[0-9]*"))
-        self._zones = [zone for zone in self._zones if zone.name.count(":") == 1]
+        # A zone of the whole platform ("psys") contains the packages.
+        self._zones = [zone for zone in self._zones if zone.name.count(":") == 1 and _name(zone) != "psys"]
         self._last: list[int] = []
         self._wrapped_uj = 0
 

@@ -76,8 +76,9 @@ class RankTrial:
         self.events.write("phase", name="measure", **self.counters.read())
         self.clock.restart()
         stop = self._run_window(turn)
+        times = self.clock.all()  # waits for a device, which runs ahead of this process
         read = self.counters.read()
-        self._report("measure", self.clock.all())
+        self._report("measure", times)
         peaks = {"peak_memory_bytes": self.memory.peak(), "peak_reserved_bytes": self.memory.reserved()}
         self.events.write("done", **peaks, **read, stop=str(stop))
 

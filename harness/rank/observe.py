@@ -19,7 +19,8 @@ from strategies.training import Training
 
 _SENT = {
     "send": lambda world: 1.0,
-    "broadcast_": lambda world: 1.0,
+    # Each of the others receives it once, whoever passes it on: shared by all ranks, of which each is the root in turn.
+    "broadcast_": lambda world: (world - 1) / world,
     "allreduce_": lambda world: 2.0 * (world - 1) / world,
     "allreduce_coalesced_": lambda world: 2.0 * (world - 1) / world,
     "allgather_": lambda world: float(world - 1),
@@ -174,8 +175,8 @@ class Observer(TorchDispatchMode):
             return
         group = next((a for a in pytree.tree_leaves(args) if isinstance(a, torch.ScriptObject)), None)
         world = dist.ProcessGroup.unbox(group).size() if group is not None else dist.get_world_size()
-        second = ("_allgather_base_", "_reduce_scatter_base_", "allgather_", "reduce_scatter_")
-        source = args[1] if name in second else args[0]
+        takes_output_first = _NAMES[name] in ("all_gather", "reduce_scatter")
+        source = args[1] if takes_output_first else args[0]
         size = sum(t.numel() * t.element_size() for t in pytree.tree_leaves(source) if isinstance(t, torch.Tensor))
         entry = self.sent[_NAMES[name]]
         entry[0] += int(size * _SENT[name](world))

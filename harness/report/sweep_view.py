@@ -13,6 +13,7 @@ from harness.errors import InputError, UnknownNameError
 from harness.labels import Named, Row, kind, labels
 from harness.report import format as fmt
 from harness.report.figures import palette
+from harness.store import older
 from harness.store.records import Outcome
 from harness.store.standings import USABLE, Standing, Standings, order, over, score, standings
 from harness.store.store import plain_rows
@@ -218,7 +219,7 @@ class SweepView:
 
     def command(self, row: Row) -> str:
         """The command that runs a trial's plan again; "" if none was recorded."""
-        return str((self.info.get("repeat") or {}).get(row["trial_id"], ""))
+        return older.command(str((self.info.get("repeat") or {}).get(row["trial_id"], "")), row)
 
     # -- names and comparisons
 

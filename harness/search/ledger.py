@@ -10,15 +10,18 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.errors import InputError
-from harness.plan import Plan
+from harness.plan import ONE_UNIT, Plan
 from harness.search.choosers import Chooser, Domain
 from harness.search.evaluation import Evaluation, Recorded, Ticket
 from harness.search.spaces import GLOBAL_BATCH_SIZE, Point, Spaces
-from harness.store.records import Outcome
+from harness.store.records import SCHEMA_VERSION, Outcome
 from strategies.knob import Range, Setting
 
 _SPACE = "space"
 _GIVEN_UP = "given_up"
+_SCHEMA = "schema_version"
+BEFORE = ONE_UNIT - 1
+"""Version of what was written before versions were."""
 
 _KILLED = Evaluation(
     trial_id="", outcome=Outcome.INTERRUPTED, values=None, reason="the sweep was killed while this trial ran"
@@ -182,6 +185,7 @@ def _state(evaluation: Evaluation) -> TrialState:
 def _point_attrs(point: Point) -> dict[str, Any]:
     return {
         "plan": point.plan.to_json(),
+        _SCHEMA: SCHEMA_VERSION,
         "plan_id": point.plan.plan_id,
         GLOBAL_BATCH_SIZE: point.global_batch_size,
     }
@@ -192,7 +196,7 @@ def point_of(trial: FrozenTrial | optuna.Trial) -> Point | None:
     attrs = trial.user_attrs
     if "plan" not in attrs or GLOBAL_BATCH_SIZE not in attrs:
         return None
-    return Point(attrs[GLOBAL_BATCH_SIZE], Plan.from_json(attrs["plan"]))
+    return Point(attrs[GLOBAL_BATCH_SIZE], Plan.from_json(attrs["plan"], attrs.get(_SCHEMA, BEFORE)))
 
 
 def _evaluation_attrs(evaluation: Evaluation) -> dict[str, Any]:

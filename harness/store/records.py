@@ -7,6 +7,8 @@ Version history of the schema
         memory_grads_held_bytes now); communication by collective and how much of it is exposed; hardware peak, headroom
     3   the round of a final launch
     4   what the prediction says of each category of memory
+    5   bucket_mb is 10^6 bytes of gradients in every strategy, and null under FSDP2 (before, MiB where torch made the
+        buckets); readers of this package get rows of earlier versions in these words (`older.py`)
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Outcome(StrEnum):
@@ -87,7 +89,7 @@ TRIALS = (
         "failed_phase", "string", "", "phase in which the first rank failed: launch, build, warmup, measure or teardown"
     ),
     _column("failed_rank", "int64", "", "first rank that failed"),
-    _column("failed_step", "int64", "", "step at which it failed"),
+    _column("failed_step", "int64", "", "last step that it was known to have finished"),
     _column(
         "evidence",
         "string",
@@ -106,7 +108,9 @@ TRIALS = (
     _column("global_batch_size!", "int64", "samples", "samples of one optimizer step over all ranks"),
     _column("seq_len!", "int64", "tokens", "length of one sample"),
     _column("precision!", "string", "", "number formats of parameters, arithmetic and reduction"),
-    _column("bucket_mb", "float64", "MB", "bucket size; null where the strategy has none"),
+    _column(
+        "bucket_mb", "float64", "MB", "gradients that ranks sum at once, 10^6 bytes; null where there are no buckets"
+    ),
     _column("activation_checkpoint!", "string", "", "none, full, nth or selective"),
     _column("quantization!", "string", "", "quantised arithmetic or optimizer states, or none"),
     _column("compile!", "bool", "", "whether the blocks were compiled"),
@@ -131,11 +135,21 @@ TRIALS = (
         "B",
         "peak the allocator held on a device; on a CPU the peak resident set with the interpreter",
     ),
-    _column("memory_limit_bytes", "int64", "B", "what one rank may hold: the limit asked for, or its device's memory"),
+    _column(
+        "memory_limit_bytes",
+        "int64",
+        "B",
+        "what one rank may hold: the limit asked for, its device's memory, or its share of the machine's",
+    ),
     _column("memory_tensor_peak_bytes", "int64", "B", "peak of the tensors of the worst rank, as the allocator counts"),
     _column("memory_params_bytes", "int64", "B", "parameters when the rank with the most tensors holds most"),
     _column("memory_grads_bytes", "int64", "B", "gradients and gradient buffers at that moment"),
-    _column("memory_optimizer_bytes", "int64", "B", "optimizer state and master weights at that moment"),
+    _column(
+        "memory_optimizer_bytes",
+        "int64",
+        "B",
+        "optimizer state and master weights (not those of FSDP2, which are its parameters) at that moment",
+    ),
     _column(
         "memory_buffers_bytes", "int64", "B", "gathered parameters, communication buckets, model buffers at that moment"
     ),
@@ -143,14 +157,30 @@ TRIALS = (
         "memory_activations_bytes", "int64", "B", "everything else at that moment: what backward needs, temporaries"
     ),
     _column("memory_grads_held_bytes", "int64", "B", "gradients and gradient buffers of the worst rank after backward"),
-    _column("comm_bytes_per_step", "int64", "B", "bytes that the busiest rank sends in a step"),
+    _column(
+        "comm_bytes_per_step",
+        "int64",
+        "B",
+        "bytes that the busiest rank sends in a step, with algorithms that send least; null if compiled",
+    ),
     _column("comm_calls_per_step", "int64", "", "collectives and sends of that rank in a step"),
-    _column("comm_by_collective", "string", "", "bytes and calls of that rank by collective, as JSON"),
+    _column(
+        "comm_by_collective",
+        "string",
+        "",
+        "bytes and calls of that rank by operation of the backend, as JSON: over gloo collectives made "
+        "of sends are sends",
+    ),
     _column("comm_s", "float64", "s", "time in which a rank communicates in a profiled step"),
     _column("comm_exposed_s", "float64", "s", "the part of comm_s in which it computes nothing, on the worst rank"),
     _column("flops_per_step", "float64", "FLOP", "model FLOPs of a step over all ranks, recomputation not counted"),
     _column("mfu", "float64", "1", "model FLOPs utilisation: flops_per_step / step_time_s / peak_flops_per_s"),
-    _column("peak_flops_per_s", "float64", "FLOP/s", "dense peak of everything the trial ran on; null if unknown"),
+    _column(
+        "peak_flops_per_s",
+        "float64",
+        "FLOP/s",
+        "dense peak of everything the trial ran on; null if unknown, or beaten",
+    ),
     _column("peak_source", "string", "", "where that peak is from: measured, or the published figure"),
     _column("loss_first", "float64", "", "training loss of the first step"),
     _column("loss_last", "float64", "", "training loss of the last step"),
@@ -163,7 +193,10 @@ TRIALS = (
     ),
     _column("numerics!", "string", "", "pass, fail or skipped: losses and gradient norms against the fp32 reference"),
     _column(
-        "numerics_max_rel_error", "float64", "1", "largest relative difference to the reference over the compared steps"
+        "numerics_max_rel_error",
+        "float64",
+        "1",
+        "largest relative difference to the reference, a tenth of that of gradient norms and of later steps counted",
     ),
     _column("numerics_tolerance", "float64", "1", "the largest difference that passes, for the plan's number formats"),
     _column("predicted_step_time_s", "float64", "s", "prediction before the launch; null if none was made"),
@@ -174,20 +207,25 @@ TRIALS = (
     _column("predicted_memory_buffers_bytes", "int64", "B", "likewise communication buckets and gathered parameters"),
     _column("predicted_memory_activations_bytes", "int64", "B", "likewise activations and temporaries"),
     _column("launch_s", "float64", "s", "from the launch to every rank running"),
-    _column("setup_s", "float64", "s", "from every rank running to the first step's start, compilation included"),
-    _column("warmup_s", "float64", "s", "steps before the measured window"),
+    _column("setup_s", "float64", "s", "from every rank running to the first step's start"),
+    _column("warmup_s", "float64", "s", "steps before the measured window, compilation included"),
     _column("measure_s", "float64", "s", "the measured window"),
     _column("teardown_s", "float64", "s", "from the last step's end to the last rank's end"),
-    _column("energy_j", "float64", "J", "energy of the measured window; null where it cannot be read"),
-    _column("tokens_per_j", "float64", "1/J", "tokens of the measured window / energy_j"),
+    _column(
+        "energy_j",
+        "float64",
+        "J",
+        "of the measured window: the ranks' devices, or on a CPU its packages with all that runs; null if unread",
+    ),
+    _column("tokens_per_j", "float64", "1/J", "tokens (samples where seq_len is 1) of the measured window / energy_j"),
     _column("load_before", "float64", "", "runnable processes, averaged over the minute before the launch"),
     _column("load_after", "float64", "", "the same after the end"),
     _column("cpu_mhz", "float64", "MHz", "frequency of the processor, mean of before and after"),
     _column("foreign_cpu_share", "float64", "1", "share of the usable cores' time that others took in the window"),
     _column("stolen_cpu_share", "float64", "1", "share that the hypervisor took from them"),
-    _column("device_clock_mhz", "int64", "MHz", "lowest clock of the devices while the ranks ran"),
+    _column("device_clock_mhz", "int64", "MHz", "lowest clock of all visible devices from the launch to the end"),
     _column("device_temperature_c", "int64", "C", "highest temperature of the devices meanwhile"),
-    _column("device_power_w", "float64", "W", "mean power of all devices meanwhile"),
+    _column("device_power_w", "float64", "W", "sum over all visible devices of their mean power meanwhile"),
     _column("throttled_by", "string", "", "what held the devices' clocks down meanwhile; null if nothing or unknown"),
     _column("disturbed", "string", "", "why the numbers may be off, in one sentence; null if nothing was seen"),
     _column("schema_version!", "int64", "", "version of this table"),
@@ -201,11 +239,16 @@ STEPS = (
     _column("step!", "int64", "", "from 0, warm-up included"),
     _column("phase!", "string", "", "warmup or measure"),
     _column("step_time_s!", "float64", "s", "from the end of the rank's previous step to the end of this one"),
-    _column("tokens!", "int64", "", "tokens of the step over all ranks"),
+    _column("tokens!", "int64", "", "tokens (samples where seq_len is 1) of the step over all ranks"),
     _column("loss", "float64", "", "mean loss of this rank's samples; null on pipeline stages that do not see it"),
     _column("grad_norm", "float64", "", "norm of the whole gradient before clipping"),
     _column("accuracy", "float64", "1", "accuracy on this rank's samples; null for workloads without one"),
-    _column("memory_bytes", "int64", "B", "memory of the rank at the end of the step"),
+    _column(
+        "memory_bytes",
+        "int64",
+        "B",
+        "memory of the rank at the end of the step; on a device when steps were told",
+    ),
 )
 
 REFERENCES = (

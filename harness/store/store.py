@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import StoreError
-from harness.store import records
+from harness.store import older, records
 from harness.store.exchange import exchange
 
 if TYPE_CHECKING:
@@ -160,7 +160,12 @@ class Store:
     # -- reading
 
     def trials(
-        self, sweep: str | None = None, hardware_id: str | None = None, columns: Sequence[str] | None = None
+        self,
+        sweep: str | None = None,
+        hardware_id: str | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        as_recorded: bool = False,
     ) -> pd.DataFrame:
         """Trials as a table with the columns of `records.PARTITIONS + records.TRIALS`, oldest first.
 
@@ -170,9 +175,14 @@ class Store:
             sweep: None for every sweep.
             hardware_id: None for every hardware.
             columns: those of `records.TRIALS` that are wanted, `trial_id` and `started_at` among them; None for all.
+            as_recorded: whether rows of earlier versions keep their words.
         """
-        wanted = [column for column in records.TRIALS if columns is None or column.name in columns]
-        frame = self._table("trials", wanted, sweep, hardware_id)
+        asked = {column.name for column in records.TRIALS if columns is None or column.name in columns}
+        read = asked | set(older.NEEDED) if asked & set(older.READ) else asked
+        frame = self._table("trials", [c for c in records.TRIALS if c.name in read], sweep, hardware_id)
+        if read >= set(older.NEEDED) and not as_recorded:
+            frame = older.upgrade(frame)
+        frame = frame.drop(columns=list(read - asked))
         return frame.drop_duplicates("trial_id").sort_values("started_at", kind="stable", ignore_index=True)
 
     def rows(self, sweep: str | None = None, hardware_id: str | None = None) -> list[dict[str, Any]]:

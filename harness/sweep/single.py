@@ -71,8 +71,11 @@ def _from_file(path: Path | None) -> dict[str, Setting]:
 
 
 def _recorded(store: Store, plan_id: str) -> Plan:
-    trials = store.trials()
-    found = trials[trials["plan_id"] == plan_id]
-    if found.empty:
-        raise UnknownNameError("plan", plan_id, set(trials["plan_id"]))
-    return Plan.from_json(found.iloc[-1]["knobs"])
+    # An earlier version called a plan that it recorded in other words by another id.
+    for as_recorded in (False, True):
+        trials = store.trials(as_recorded=as_recorded)
+        found = trials[trials["plan_id"] == plan_id]
+        if not found.empty:
+            last = found.iloc[-1]
+            return Plan.from_json(last["knobs"], int(last["schema_version"]) if as_recorded else None)
+    raise UnknownNameError("plan", plan_id, set(trials["plan_id"]))

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import re
-import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import filelock
 
-from harness import __version__, report
+from harness import report
 from harness.errors import InputError, MeasurementError, StoreError
 from harness.launchers.launcher import Launcher
-from harness.plan import Plan
-from harness.predict.shape import Shape
+from harness.plan import ONE_UNIT, Plan
 from harness.report.live import Refresh
 from harness.search import loop, samplers
 from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summary
 from harness.search.guide import first_points
 from harness.search.spaces import Point, Spaces
 from harness.search.study import open_study
+from harness.store.records import SCHEMA_VERSION
 from harness.store.store import Store, plain_rows
-from harness.sweep import command_lines
+from harness.sweep import about, command_lines
 from harness.sweep.config import OBJECTIVES, Direction
 from harness.sweep.experiment import Experiment
 from harness.sweep.launches import FinalLaunch, Launches, calibrated, make_forecaster, make_runner
 from harness.trial.runner import Result, Runner
-from harness.workloads.workload import Workload
 
 if TYPE_CHECKING:
     import optuna
@@ -51,6 +46,8 @@ MOST_FOR_FINALS = 0.35
 """Share of the time left that is kept for the final launches."""
 _FIRST = "first"
 """Attribute of a study: the points that it began with."""
+_FIRST_SCHEMA = "first_schema_version"
+"""Another one: in which version's words."""
 LOSS_WINDOW = 4
 """A loss counts as reached when the mean of this many steps is below it."""
 
@@ -106,7 +103,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         config, workload = self.experiment.config, next(iter(self.experiment.workloads.values()))
-        self.name = config.name or new_name(workload.name, self.started_at)
+        self.name = config.name or about.new_name(workload.name, self.started_at)
         self.hardware_id = self.experiment.hardware.hardware_id
         self.store = Store(config.results)
         self.begun = False
@@ -207,10 +204,12 @@ class Sweep:
         if config.sampler != samplers.GUIDED:
             found = spaces.showcases()
         elif (kept := study.user_attrs.get(_FIRST)) is not None:
-            found = [Point(size, Plan.from_json(text)) for size, text in kept]
+            schema = study.user_attrs.get(_FIRST_SCHEMA, ONE_UNIT - 1)
+            found = [Point(size, Plan.from_json(text, schema)) for size, text in kept]
         else:
             signs = [1.0 if direction == "minimize" else -1.0 for _, direction in self._objectives]
             found = first_points(spaces, self.launches.forecaster, signs)
+            study.set_user_attr(_FIRST_SCHEMA, SCHEMA_VERSION)
             study.set_user_attr(_FIRST, [[point.global_batch_size, point.plan.to_json()] for point in found])
         self.launches.showcases = frozenset((point.global_batch_size, point.plan) for point in found)
         return found
@@ -344,10 +343,10 @@ class Sweep:
             "sampler": config.sampler,
             "seed": config.seed,
             "strategies": [strategy.name for strategy in self.experiment.strategies],
-            "workload": _describe(workload),
+            "workload": about.describe(workload),
             "workload_ids": [w.workload_id for w in self.experiment.workloads.values()],
             "hardware": self.experiment.hardware.to_info(),
-            "environment": environment(),
+            "environment": about.environment(),
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "wall_s": time.monotonic() - self.began,
             "training_s": self.launches.training_s,
@@ -358,45 +357,9 @@ class Sweep:
         self.store.write_sweep_info(self.hardware_id, self.name, info)
 
 
-def environment() -> dict[str, str]:
-    """Versions that numbers depend on."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "harness": __version__}
-    for package in ("torch", "optuna", "torchao", "numpy"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _describe(workload: Workload) -> dict[str, Any]:
-    data = getattr(workload, "data", None)
-    return {
-        "name": workload.name,
-        "workload_id": workload.workload_id,
-        "parameters": workload.facts().parameters,
-        "seq_len": workload.seq_len,
-        "global_batch_size": workload.global_batch_size,
-        "data": getattr(data, "description", "bundled with the workload"),
-        "shape": _shape(workload),
-    }
-
-
-def _shape(workload: Workload) -> dict[str, Any] | None:
-    """What predictions need of the model; None if it is no transformer."""
-    try:
-        return asdict(Shape.of_facts(workload.facts(), workload.seq_len))
-    except InputError:
-        return None
-
-
 def _never(*arguments: Any) -> Evaluation:
     raise AssertionError("a budget of no trials launches none")
 
 
 def _interrupted(summary: Summary) -> Summary:
     return replace(summary, interrupted=True, stopped="it was interrupted")
-
-
-def new_name(workload: str, moment: datetime) -> str:
-    """A name for a sweep that was given none: no path, whatever the workload is called, and no other sweep's."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", workload).strip("-.")[:50]
-    return f"{plain or 'sweep'}-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

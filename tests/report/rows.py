@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from harness.store.records import TRIALS
+from harness.store.records import SCHEMA_VERSION, TRIALS
 
 HARDWARE, SWEEP, WORKLOAD = "synthetic-2core-0000", "synthetic", "gpt-nano-0000000000"
 MIB = 1024**2
@@ -78,7 +78,7 @@ def trial(
         "numerics_tolerance": 1e-4,
         "launch_s": 0.2,
         "setup_s": 0.3,
-        "schema_version": 3,
+        "schema_version": SCHEMA_VERSION,
         "harness_version": "0.1.0",
         "torch_version": "2.0",
         **columns,

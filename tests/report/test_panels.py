@@ -12,7 +12,7 @@ from harness.report.panels import (
     communication,
     failures,
     feasibility,
-    finals,
+    final_launches,
     knobs,
     losses,
     memory_at_peak,
@@ -252,7 +252,7 @@ def test_every_chart_has_one_line_of_reading(make_view: View) -> None:
 
 
 def test_the_finals_show_each_launch_and_what_the_search_had_measured(make_view: View) -> None:
-    found = finals.data(make_view(decided()))
+    found = final_launches.data(make_view(decided()))
     assert found is not None
     assert [plan.rates for plan in found.finalists] == [(1090.0, 1100.0, 1110.0), (1040.0, 1050.0, 1060.0)]
     assert [plan.searched for plan in found.finalists] == [1090.0, 1100.0]
@@ -263,7 +263,7 @@ def test_finals_that_decide_nothing_say_so(make_view: View) -> None:
     rows = [one, other] = [trial("a1", 1000), trial("b2", 1010, {"data_parallel": "zero1"})]
     rows += [final(one, n, rate) for n, rate in enumerate((950, 1050), 1)]
     rows += [final(other, n, rate) for n, rate in enumerate((960, 1060), 1)]
-    found = finals.data(make_view(rows))
+    found = final_launches.data(make_view(rows))
     assert found is not None
     assert found.reading == "#1 zero1 cannot be told apart from #2 ddp: choose by memory, or measure longer."
 

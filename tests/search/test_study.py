@@ -10,6 +10,7 @@ from harness.errors import InputError, StoreError
 from harness.search.evaluation import Budget
 from harness.search.loop import run
 from harness.search.study import open_study
+from harness.store.records import SCHEMA_VERSION
 from tests.search.fake_machine import Machine, small, space
 
 
@@ -45,6 +46,7 @@ def test_optuna_alone_reads_plans_values_and_reasons_from_the_journal(tmp_path: 
     assert trial.values == list(record.evaluation.values)
     assert trial.user_attrs == {
         "plan": record.plan.to_json(),
+        "schema_version": SCHEMA_VERSION,
         "plan_id": record.plan.plan_id,
         "global_batch_size": 16,
         "trial_id": record.evaluation.trial_id,

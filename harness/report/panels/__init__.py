@@ -8,7 +8,7 @@ from harness.report.panels import (
     communication,
     failures,
     feasibility,
-    finals,
+    final_launches,
     knobs,
     losses,
     memory_at_peak,
@@ -29,7 +29,7 @@ from harness.report.panels.panel import Panel
 PANELS: tuple[Panel[Any, Any], ...] = (
     Panel(key="verdict", title="Verdict", data=verdict.data, draw=verdict.draw),
     Panel(key="ranking", title="Every plan", data=ranking.data, draw=ranking.draw),
-    Panel(key="finals", title="Fresh launches of the best", data=finals.data, draw=finals.draw),
+    Panel(key="finals", title="Fresh launches of the best", data=final_launches.data, draw=final_launches.draw),
     Panel(key="pareto", title="Throughput against memory", data=pareto.data, draw=pareto.draw),
     Panel(key="strategies", title="Best of each strategy", data=strategies.data, draw=strategies.draw),
     Panel(key="knobs", title="What each knob does", data=knobs.data, draw=knobs.draw),

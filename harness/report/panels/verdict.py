@@ -61,7 +61,7 @@ def data(view: SweepView) -> Verdict:
             *filter(None, (_ties(view), _front(view), _limit(view, winner), _workloads(view))),
             *certainty.sentences(view),
         ),
-        command=str((view.info.get("repeat") or {}).get(winner["trial_id"], "")),
+        command=view.command(winner),
         plan=_toml(settings(winner)),
     )
 

@@ -97,7 +97,10 @@ def complete(given: Mapping[str, Setting], knobs: Iterable[Knob]) -> Plan:
         if knob.applies(settings):
             settings[knob.name] = _checked(knob, given.get(knob.name, knob.default))
         elif knob.name in given:
-            needs = " and ".join(f"{k} is {' or '.join(map(str, v))}" for k, v in knob.when.items())
+            needs = " and ".join(
+                [f"{k} is {' or '.join(map(str, v))}" for k, v in knob.when.items()]
+                + [f"{k} is not {' or '.join(map(str, v))}" for k, v in knob.unless.items()]
+            )
             raise InputError(f"{knob.name} has a meaning only where {needs}, but this plan has {settings}")
     return Plan(tuple(settings.items()))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 Setting = bool | int | float | str
@@ -25,9 +25,9 @@ class Knob(ABC):
     """One line for people."""
     unit: str = ""
     """Base unit of the value, empty if it has none."""
-    when: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
+    when: Mapping[str, Collection[Setting]] = field(default_factory=dict)
     """The knob exists only in plans whose settings have one of these values: {other knob: values}."""
-    unless: Mapping[str, tuple[Setting, ...]] = field(default_factory=dict)
+    unless: Mapping[str, Collection[Setting]] = field(default_factory=dict)
     """It does not exist in plans that have one of these: {other knob: values}."""
     opt_in: tuple[Setting, ...] = ()
     """Values that are valid but searched only when the user names them (rare, or slow on most hardware)."""
@@ -51,8 +51,10 @@ class Knob(ABC):
 
     def applies(self, settings: Settings) -> bool:
         """Whether the knob exists in a plan with these settings."""
-        there = all(settings.get(other) in values for other, values in self.when.items())
-        return there and not any(settings.get(other) in values for other, values in self.unless.items())
+        for other, values in self.when.items():
+            if settings.get(other) not in values:
+                return False
+        return not any(settings.get(other) in values for other, values in self.unless.items())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class PipelineParallel(Strategy):
             default="1f1b",
             values=("gpipe", "1f1b", "interleaved"),
             doc="order of forward and backward passes; interleaved puts two stages on each rank",
-            when={"pp": tuple(range(2, 1025))},
+            when={"pp": range(2, 1025)},
         ),
     )
 

@@ -43,7 +43,7 @@ class TensorParallel(Strategy):
             default=False,
             values=(False, True),
             doc="divide the stream between the matrices along the sequence",
-            when={"tp": tuple(range(2, 1025))},
+            when={"tp": range(2, 1025)},
         ),
     )
 

@@ -13,7 +13,7 @@ from harness.rank.main import device_of
 
 SIZES = (1024, 2048, 4096, 8192)
 """Rows of the square matrices; larger ones as long as they are fast enough and bring more."""
-SECONDS = 0.3
+SECONDS = 0.15
 """How long each size is repeated, in s."""
 COPIED = 256 << 20
 """Bytes that are copied at once: more than any cache holds."""

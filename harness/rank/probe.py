@@ -1,8 +1,9 @@
 """Short trainings of a shallow model, one plan after the other in the same processes: what plans are made of.
 
 Each is one micro-batch and one update with the strategies' own code. All ranks run them at once, also those of plans
-for one rank: on a CPU they share its cores. Plans are measured in rounds as long as the time lasts, and the least of a
-plan's medians counts: what disturbs the machine for a second only adds.
+for one rank: on a CPU they share its cores. A choice that is far behind the usual way is not looked at more closely: it
+can win with no other choice beside it. What disturbs the machine for a second only adds: so what looks far behind is
+measured again, and the least counts.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import gc
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
-from statistics import median
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,15 @@ from strategies.facts import Facts
 
 DEPTH = 2
 """Blocks of the model."""
-ROUNDS = 2
-"""Most times that each plan is measured."""
-AGAIN_S = 12.0
-"""No plan is measured again after so many seconds."""
+COMPUTES = ("precision", "quantization", "activation_checkpoint")
+"""Knobs that say how a rank computes."""
+CLOSE, BEHIND, SURELY = 1.2, 1.5, 2.0
+"""A choice whose training takes so many times as long as the usual one: at most, to be looked at with other numbers of
+samples too; at least, to be far behind; and to be so without a second look."""
+AGAIN_S = 5.0
+"""No plan is measured again to be surer of it after so many seconds."""
 COMPARED = 2
-"""Of the plans the first so many are measured twice a round: what all others take is seen as a multiple of theirs."""
+"""Of the plans the first so many are measured more often: what all others take is seen as a multiple of theirs."""
 REPEATS = (3, 8)
 """Most steps that are timed each time, after one or two that are not: of one rank, of several."""
 ENOUGH_S = (0.05, 0.15)
@@ -49,7 +52,7 @@ def run(
 
     Args:
         job: whose workload is trained, with `DEPTH` blocks.
-        plans: of one rank, or of all, each of them different; what matters most comes first.
+        plans: of one rank, or of all, each of them different; what matters most comes first, the usual way at first.
         watch: of this rank.
         seconds: no plan is begun for the first time after so many.
 
@@ -60,28 +63,20 @@ def run(
     model = job.facts.model
     if not hasattr(job.workload, "blocks") or not (model.width and model.heads) or len(model.blocks) < DEPTH:
         return {}
-    shallow = replace(job.workload, blocks=DEPTH)  # type: ignore[call-arg]
-    facts = replace(job.facts, model=shallow.facts())
     gc.collect()
     gc.freeze()  # what was imported stays: looking through it again after each plan would take most of the time
-    rows: dict[Plan, dict[str, float]] = {}
+    probes = _Probes(job, replace(job.workload, blocks=DEPTH), watch, plans[0])  # type: ignore[call-arg]
     begin = time.perf_counter()
-    for plan in (*plans[: len(plans) // 2], *plans[:COMPARED], *plans[len(plans) // 2 :]) * ROUNDS:
-        again = plan in rows
+    half = len(plans) // 2
+    for plan in (*plans[:COMPARED], *plans[:half], *plans[:COMPARED], *plans[half:], *plans):
+        again = plan in probes.rows
         if not watch.agreed(int(time.perf_counter() - begin < (AGAIN_S if again else seconds))):
             if again:
                 continue
             break
-        samples = int(plan["dp"]) * int(plan["micro_batch_size"])
-        its = replace(facts, world_size=plan.world_size, global_batch_size=samples)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what libraries say of themselves would stand between a sweep's lines
-            passes, updates = _timed(replace(shallow, global_batch_size=samples), plan, its, watch)
-        gc.collect()  # hooks and parameters hold each other; the next model needs the memory
-        seen = {"pass_s": median(passes), "update_s": median(updates)}
-        rows[plan] = {name: min(value, rows.get(plan, seen)[name]) for name, value in seen.items()}
+        probes.look(plan)
     return {
-        "probes": [{"plan": dict(plan), **row} for plan, row in rows.items()],
+        "probes": [{"plan": dict(plan), **row} for plan, row in probes.rows.items()],
         "probed_shape": {
             "width": model.width,
             "layers": DEPTH,
@@ -93,6 +88,77 @@ def run(
             "tied": model.tied,
         },
     }
+
+
+@dataclass
+class _Probes:
+    """What was measured so far."""
+
+    job: Job
+    shallow: Workload
+    watch: Stopwatch
+    usual: Plan
+    """The usual way, with as many samples as choices are compared at."""
+    rows: dict[Plan, dict[str, float]] = field(default_factory=dict)
+    """Plan -> seconds of a pass and of an update, the least of each."""
+    behind: set[tuple[str, Any]] = field(default_factory=set)
+    """Choices (knob, value) that are far behind."""
+    apart: set[tuple[str, Any]] = field(default_factory=set)
+    """Choices that are not close to the usual way."""
+
+    def look(self, plan: Plan) -> None:
+        """Measure a plan, twice if it looks far behind; not at all if one of its choices is known to be."""
+        choices = self._choices(plan)
+        if choices & self.behind or (self._alone(plan, choices) and choices & self.apart and plan not in self.rows):
+            return
+        self._measure(plan)
+        if not self._alone(plan, choices):
+            return
+        behind = self._times_the_usual(plan)
+        if BEHIND < behind < SURELY:
+            self._measure(plan)
+            behind = self._times_the_usual(plan)
+        if behind > CLOSE:
+            self.apart |= choices
+        if behind > BEHIND:
+            self.behind |= choices
+
+    def _choices(self, plan: Mapping[str, Any]) -> set[tuple[str, Any]]:
+        return {(name, plan[name]) for name in COMPUTES if plan[name] != self.usual[name]}
+
+    def _alone(self, plan: Plan, choices: set[tuple[str, Any]]) -> bool:
+        """Whether a plan shows one choice and nothing else, and the usual way was measured with as many samples."""
+        size = plan["micro_batch_size"]
+        return len(choices) == 1 and plan.world_size == 1 and self._usual_row(size) is not None
+
+    def _usual_row(self, size: Any) -> dict[str, float] | None:
+        same = (p for p in self.rows if p.world_size == 1 and not self._choices(p) and p["micro_batch_size"] == size)
+        return self.rows[found] if (found := next(same, None)) is not None else None
+
+    def _times_the_usual(self, plan: Plan) -> float:
+        """The first rank's answer, so that all ranks go on alike."""
+        usual = self._usual_row(plan["micro_batch_size"]) or {}
+        ratio = sum(self.rows[plan].values()) / max(sum(usual.values()), 1e-9)
+        return self.watch.agreed(round(1000 * ratio)) / 1000
+
+    def _measure(self, plan: Plan) -> None:
+        samples = int(plan["dp"]) * int(plan["micro_batch_size"])
+        facts = replace(
+            self.job.facts, model=self.shallow.facts(), world_size=plan.world_size, global_batch_size=samples
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what libraries say of themselves would stand between a sweep's lines
+            workload = replace(self.shallow, global_batch_size=samples)
+            passes, updates = _timed(workload, plan, facts, self.watch)
+        gc.collect()  # hooks and parameters hold each other; the next model needs the memory
+        gc.freeze()  # what is left was loaded by the way, and need not be looked through again
+        seen = {"pass_s": _low_median(passes), "update_s": _low_median(updates)}
+        self.rows[plan] = {name: min(value, self.rows.get(plan, seen)[name]) for name, value in seen.items()}
+
+
+def _low_median(values: Sequence[float]) -> float:
+    """The value in the middle; of an even number the lower of the two, as what disturbs only adds."""
+    return sorted(values)[(len(values) - 1) // 2]
 
 
 def _timed(workload: Workload, plan: Plan, facts: Facts, watch: Stopwatch) -> tuple[list[float], list[float]]:

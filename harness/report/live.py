@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from harness.errors import HarnessError
 
-SHARE = 0.02
+SHARE = 0.01
 """Share of the wall time that building the page may take: trials wait meanwhile."""
 FIRST_S = 15.0
 """Before this there is little to see."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.errors import InputError
-from harness.plan import Plan, complete
+from harness.plan import Plan
 from harness.search import feasible, showcases
 from harness.search.choices import Choices
 from harness.search.choosers import Chooser, Domain, Reader, at_random, every
@@ -47,6 +47,7 @@ class Space(Choices):
         registered: Sequence[Strategy] | None = None,
     ) -> None:
         super().__init__(strategies, knobs, facts, fixed=fixed, allowed=allowed, registered=registered)
+        self._others = tuple(knob for knob in self.knobs if knob.name not in CORE)
         self.layouts = self._usable_layouts()
         """Layouts with at least one plan that can run."""
         self._labels = tuple(layout.label for layout in self.layouts)
@@ -66,10 +67,11 @@ class Space(Choices):
         # Optuna wants one set of candidates under one name, and the divisors depend on the share of a rank alone.
         share = self.facts.global_batch_size // layout.dp
         settings["micro_batch_size"] = _pick(choose, f"micro_batch_size.of{share}", self.micro_batches(layout.dp))
-        for knob in self.knobs:
-            if knob.name not in CORE and knob.applies(settings):
+        for knob in self._others:
+            if knob.applies(settings):
                 settings[knob.name] = _pick(choose, knob.name, self.domains[knob.name])
-        return complete(settings, self.knobs)
+        # Every value is one that its knob's domain offers: to check them again would take most of the time.
+        return Plan(tuple((knob.name, settings[knob.name]) for knob in self.knobs if knob.name in settings))
 
     def trace(self, plan: Plan) -> Reader:
         """The choices of `draw` on the way to `plan`, without those that the space does not offer."""

@@ -102,6 +102,10 @@ class Spaces:
         """Every point over the knobs' grid points that can run, in a fixed order, made as it is asked for."""
         return (Point(size, plan) for size, space in self._spaces.items() for plan in space.grid())
 
+    def prepare(self) -> None:
+        """Make the candidates now; it takes a second where they are many."""
+        _ = self.candidates
+
     @cached_property
     def candidates(self) -> tuple[Point, ...]:
         """Points of the grid that can run, each once: all of them, or of many as many as can be looked at closely."""

@@ -237,7 +237,8 @@ class Launches:
         if known not in self._profiles:
             workload = self.experiment.workloads[size]
             begin = time.monotonic()
-            self._profiles[known] = self.runner.profile(plan, workload, self.experiment.facts(workload))
+            self._profiles[known], trained = self.runner.profile(plan, workload, self.experiment.facts(workload))
+            self.training_s += trained
             self._profiling_s += time.monotonic() - begin
         return self._profiles[known]
 

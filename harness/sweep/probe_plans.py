@@ -10,6 +10,7 @@ import strategies
 from harness.errors import InputError
 from harness.plan import Plan, complete
 from harness.predict.setup import MOMENTS
+from harness.rank.probe import COMPUTES
 from harness.search import feasible
 from harness.sweep.experiment import Experiment
 from strategies.facts import Facts
@@ -18,7 +19,6 @@ from strategies.knob import Setting
 MOST_SAMPLES = 8
 """Largest micro-batch of a short training."""
 Settings = Mapping[str, Setting]
-COMPUTES = ("precision", "quantization", "activation_checkpoint")
 
 
 def probes(experiment: Experiment) -> tuple[Plan, ...]:

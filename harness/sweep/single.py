@@ -58,7 +58,7 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
         facts, alone = experiment.facts(workload), experiment.reference_plan(workload)
         runner.reference(alone, workload, replace(facts, world_size=1), REFERENCE_STEPS)
         calibrated(experiment, runner, probed=False)
-        return runner.run(plan, workload, facts, profile=runner.profile(plan, workload, facts))
+        return runner.run(plan, workload, facts, profile=runner.profile(plan, workload, facts)[0])
 
 
 def _from_file(path: Path | None) -> dict[str, Setting]:

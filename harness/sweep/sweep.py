@@ -154,6 +154,8 @@ class Sweep:
             self.display.started(self.experiment, self.name)
             self.launches.runner = make_runner(self.experiment, self.launcher, self.store, self.name, self.display.step)
             self._write_info(None)
+            if self.experiment.config.sampler == samplers.GUIDED:
+                spaces.prepare()  # while the launcher still loads what ranks need
             try:
                 self._prepare()
             except KeyboardInterrupt:

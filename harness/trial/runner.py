@@ -211,13 +211,13 @@ class Runner:
         self.store.write_reference(workload.workload_id, rows)
         return summary.training_seconds(trace)
 
-    def profile(self, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any]:
+    def profile(self, plan: Plan, workload: Workload, facts: Facts) -> tuple[dict[str, Any], float]:
         """Time of communication and the allocator's own peak of a plan, from a launch for nothing else.
 
         A launch of its own, because a profiler may end the process it watches, and that must not count against a plan.
 
         Returns:
-            Columns of a row; {} if the launch did not succeed.
+            Columns of a row, {} if the launch did not succeed; seconds spent in training steps.
 
         Raises:
             KeyboardInterrupt: it was interrupted.
@@ -227,7 +227,8 @@ class Runner:
         ending = outcome.ending_of(trace)
         if ending.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
-        return summary.profiled(trace) if ending.outcome is Outcome.OK else {}
+        columns = summary.profiled(trace) if ending.outcome is Outcome.OK else {}
+        return columns, summary.training_seconds(trace)
 
     def apart(
         self, plan: Plan, workload: Workload, facts: Facts, target: Callable[[Job, int], None], file: str

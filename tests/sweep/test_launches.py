@@ -35,9 +35,9 @@ class FakeRunner:
         self.luck: list[float] = []
         self.columns: dict[str, Any] = {}
 
-    def profile(self, plan: Plan, workload: Any, facts: Any) -> dict[str, Any]:
+    def profile(self, plan: Plan, workload: Any, facts: Any) -> tuple[dict[str, Any], float]:
         self.profiled.append(plan)
-        return {"comm_s": 1.0}
+        return {"comm_s": 1.0}, 0.5
 
     def run(
         self,

@@ -49,7 +49,8 @@ def _launches(item: pytest.Item) -> bool:
 @pytest.fixture(scope="session")
 def launcher() -> Iterator[Launcher]:
     """One fork server for every trial of the tests."""
-    with launchers.create("local", PRELOAD) as started:
+    # What jobs of the tests are made of too: each rank would import it to read its job.
+    with launchers.create("local", (*PRELOAD, "tests.tiny")) as started:
         yield started
 
 

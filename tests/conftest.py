@@ -9,8 +9,10 @@ from harness.launchers.launcher import Launcher
 from harness.rank import PRELOAD
 from tests.tiny import Laboratory
 
-LAUNCHES = ("e2e", "faults", "launchers")
-"""Folders whose tests start ranks or whole commands, beside those that use a launcher."""
+LAUNCHES = ("e2e", "faults")
+"""Folders whose tests start ranks or whole commands."""
+LAUNCHING = {"launcher", "laboratory", "started"}
+"""Fixtures of tests that start ranks."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "launching: starts ranks by itself; has the machine for itself")
     config.addinivalue_line("markers", "slow: one of many like it, or more than 20 s; skipped without --slow")
 
 
@@ -43,7 +46,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _launches(item: pytest.Item) -> bool:
     """Whether a test needs the machine for itself, because ranks share its cores."""
     fixtures = set(getattr(item, "fixturenames", ()))
-    return bool(fixtures & {"launcher", "laboratory"}) or item.path.parent.name in LAUNCHES
+    return bool(fixtures & LAUNCHING) or item.path.parent.name in LAUNCHES or "launching" in item.keywords
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for folder in ("harness", "strategies") for path in sorted((ROOT / folder).rglob("*.py"))]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md")])
 HEAVY = {"torch", "optuna", "pandas", "plotly"}
 
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -32,6 +33,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """From the top floor down. A room may import the rooms of the floors below it, none above it and none beside it."""
 DOORS = {"harness", "harness.__main__"}
 """What stands in no room: the version, and the way in."""
+
+GROUPS = {"harness.strategies", "harness.workloads", "harness.launchers", "harness.exporters"}
+"""Entry-point groups, which read like modules."""
 
 Graph = Mapping[str, set[str]]
 """Module -> the modules of this project that it imports."""
@@ -173,6 +177,15 @@ def test_every_room_is_there_and_described_where_contributors_look() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = set(re.findall(r"`((?:harness|strategies)[\w/.]*?)(?:\.py|/)`", text))
     assert {room.replace(".", "/") for room in rooms} - table == set()
+
+
+@pytest.mark.parametrize("document", [path.relative_to(ROOT).as_posix() for path in DOCUMENTS])
+def test_documents_name_files_and_modules_that_are_there(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    paths = set(re.findall(r"(?<![\w/.-])((?:harness|strategies|tests|benchmarks)/[\w/.-]*\w)", text))
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    modules = set(re.findall(r"(?<![\w./])((?:harness|strategies)(?:\.[a-z_]+)+)", text)) - GROUPS
+    assert {module for module in modules if module not in MODULES and module.rpartition(".")[0] not in MODULES} == set()
 
 
 # -- files and functions

@@ -122,6 +122,7 @@ def test_a_rank_that_ignores_sigterm_is_ended(started: Launcher, folder: Path) -
     assert gone([*children, *children.values()])
 
 
+@pytest.mark.launching
 @pytest.mark.parametrize("name", launchers.LAUNCHERS)
 def test_nothing_outlives_a_parent_that_is_killed(name: str, folder: Path) -> None:
     root = Path(launchers.__file__).parents[2]

@@ -43,7 +43,7 @@ def blocks() -> list[str]:
     return re.findall(r"^```[a-z]*\n(.*?)^```", text, re.S | re.M)
 
 
-def run(command: list[str], folder: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], folder: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
 
 
@@ -73,7 +73,7 @@ def breaches(results: Path) -> list[str]:
     return wrong
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 900) -> None:
     """Return once `condition` holds; fail if the process ends or the time is over before that."""
     end = time.monotonic() + seconds
     while not condition():
@@ -130,21 +130,33 @@ def test_the_main_job_of_the_readme_runs_and_keeps_the_contract(tmp_path: Path) 
         text=True,
     )
     wait_for(lambda: any((tmp_path / "reports").glob("*.html")), sweep)  # while it runs
-    out = sweep.communicate(timeout=600)[0]
+    out = sweep.communicate(timeout=1800)[0]
     assert sweep.returncode == 0, out
     assert breaches(tmp_path / "results") == []
     trials = table(tmp_path / "results" / "trials")
-    ok = trials[trials["outcome"] == "ok"]
-    assert {"ddp", "zero1", "zero2", "zero3"} <= set(ok["data_parallel"])
-    assert (ok["tp"] > 1).any()
-    assert (ok["pp"] > 1).any()
-    assert set(ok["quantization"]) >= {"int8", "float8", "adamw8bit", "adamw4bit", "adamwfp8"}
+    # How many trials three minutes allow is the machine's affair; that none of them goes wrong is ours.
+    assert set(trials["outcome"]) <= {"ok", "stopped_early", "infeasible"}, trials["outcome_reason"].to_list()
+    assert len(set(trials["plan_id"])) > 1
     (page,) = (tmp_path / "reports").glob("*.html")
     assert Page(page).references() == []
     (command,) = re.findall(r"^  (python -m harness run .*)$", out, re.M)
     again = run([sys.executable, *shlex.split(command)[1:]], tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.startswith("ok")
+
+
+def test_a_sweep_tries_every_way_of_using_every_strategy(tmp_path: Path) -> None:
+    short = ["--measure", "0.05s", "--no-racing", "--trials", "30", "--name", "ways"]
+    ended = run([*SWEEP, *TINY, *short], tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    trials = table(tmp_path / "results" / "trials")
+    ok = trials[trials["outcome"] == "ok"]
+    assert {"ddp", "zero1", "zero2", "zero3"} <= set(ok["data_parallel"])
+    assert (ok["tp"] > 1).any()
+    assert (ok["pp"] > 1).any()
+    assert set(ok["quantization"]) >= {"int8", "float8", "adamw8bit", "adamw4bit", "adamwfp8"}
+    assert set(ok["precision"]) >= {"fp32", "bf16_autocast", "bf16_params", "bf16"}
+    assert set(ok["activation_checkpoint"]) >= {"none", "full", "nth", "selective"}
 
 
 def test_the_test_command_of_the_readme_is_tox() -> None:
@@ -157,7 +169,7 @@ def test_a_killed_sweep_is_resumed_and_nothing_is_lost_or_repeated(tmp_path: Pat
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     before = set(table(tmp_path / "results" / "trials")["trial_id"])
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while living(str(tmp_path)):  # the ranks end with the parent
         assert time.monotonic() < end, living(str(tmp_path))
     second = start(tmp_path, "--name", "night", "--trials", "5")
@@ -172,10 +184,10 @@ def test_a_killed_sweep_is_resumed_and_nothing_is_lost_or_repeated(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_stops_cleanly_and_prints_how_to_resume(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(tmp_path, "--name", "night")
+    process = start(tmp_path, "--name", "night", "--time-budget", "1h")
     wait_for(lambda: len(recorded(tmp_path)) >= 1, process)
     process.send_signal(number)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=300)[0]
     assert process.returncode == 130, out
     assert "python -m harness sweep --name night" in out
     assert living(str(tmp_path)) == []
@@ -183,14 +195,14 @@ def test_an_interrupted_sweep_stops_cleanly_and_prints_how_to_resume(tmp_path: P
 
 
 def test_the_same_sweep_is_not_run_by_two_processes_at_once(tmp_path: Path) -> None:
-    first = start(tmp_path, "--name", "night")
+    first = start(tmp_path, "--name", "night", "--time-budget", "1h")
     wait_for(lambda: len(recorded(tmp_path)) >= 1, first)
     second = start(tmp_path, "--name", "night")
-    out = second.communicate(timeout=120)[0]
+    out = second.communicate(timeout=300)[0]
     assert second.returncode == 2, out
     assert "another process is running the sweep 'night'" in out
     first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
+    first.communicate(timeout=300)
     assert first.returncode == 130
 
 

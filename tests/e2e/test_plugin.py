@@ -17,6 +17,8 @@ from tests.e2e.test_main_job import SWEEP, TINY, table
 EXAMPLE = Path(__file__).parents[1] / "example_plugin"
 FIXED = ("micro_batch_size=2", "bucket_mb=25", "gradient_as_bucket_view=true", "static_graph=false")
 """Every knob of ddp."""
+OF_THE_MACHINE = {"disturbed", "throttled_by", "device_clock_mhz", "mfu", "peak_flops_per_s", "peak_source"}
+"""Columns that are there or not as others use the machine: one that is busy has a peak that trials may beat."""
 FAULTS = Path(__file__).parents[1] / "faults"
 
 
@@ -62,10 +64,10 @@ def winner(folder: Path, strategies: str) -> dict[str, Any]:
 @pytest.mark.e2e
 def test_plans_that_go_wrong_do_not_change_who_wins(tmp_path: Path) -> None:
     alone, beside = winner(tmp_path, "ddp"), winner(tmp_path, "ddp,faults")
-    assert alone["outcomes"] == {"ok": 1}
+    assert set(alone["outcomes"]) == {"ok"}
     assert {"ok", "crash", "nan", "numerics", "preempted"} <= set(beside["outcomes"])
     knobs = json.loads(beside["winner"]["knobs"])
     assert knobs.pop("fault") == "none"
     assert knobs == {k: v for k, v in json.loads(alone["winner"]["knobs"]).items() if k != "fault"}
     known = [{name for name, value in each["winner"].items() if value is not None} for each in (alone, beside)]
-    assert known[0] == known[1]
+    assert known[0] - OF_THE_MACHINE == known[1] - OF_THE_MACHINE

@@ -22,6 +22,7 @@ from harness.store.records import TRIALS
 from harness.store.store import Store
 
 from .browser import NARROW, WIDE, Opened, opened, started
+from .conftest import recorded
 from .rows import HARDWARE, INFO, MIB, SWEEP, decided, failure, step_rows, trial, typical
 
 Make = Callable[..., Store]
@@ -36,12 +37,19 @@ def browser() -> Iterator[Any]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a sweep with finalists, which most tests look at."""
+    folder = tmp_path_factory.mktemp("usual")
+    return build(recorded(folder / "results", decided()), HARDWARE, SWEEP, folder / "reports")
+
+
 @pytest.fixture
-def show(browser: Any, make_store: Make, tmp_path: Path) -> Open:
-    """A function that builds the page of some trials and opens it."""
+def show(browser: Any, usual: Path, make_store: Make, tmp_path: Path) -> Open:
+    """A function that opens the page of some trials, the usual ones if none are given."""
 
     def of(rows: list[dict[str, Any]] | None = None, *, anchor: str = "", width: int = WIDE, dark: bool = False) -> Any:
-        path = build(make_store(decided() if rows is None else rows), HARDWARE, SWEEP, tmp_path / "reports")
+        path = usual if rows is None else build(make_store(rows), HARDWARE, SWEEP, tmp_path / "reports")
         return opened(browser, f"{path.as_uri()}{anchor}", width=width, dark=dark)
 
     return of

@@ -146,7 +146,7 @@ def test_no_reader_ever_misses_a_row_or_sees_one_twice_while_files_are_merged(tm
     reader = threading.Thread(target=look)
     reader.start()
     try:
-        for _ in range(20):
+        for _ in range(8):
             store.merge("hw", "s")
             scatter(tmp_path / "trials" / "hardware_id=hw" / "sweep=s", tmp_path / "apart")
     finally:

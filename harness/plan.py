@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from harness.errors import InputError, UnknownNameError
 from strategies.knob import Knob, Setting
@@ -33,6 +34,12 @@ class Plan(Mapping[str, Setting]):
 
     def __len__(self) -> int:
         return len(self.settings)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def get(self, name: str, default: Any = None) -> Any:  # the one of Mapping takes ten times as long
+        return self._by_name.get(name, default)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and self.plan_id == other.plan_id

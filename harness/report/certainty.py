@@ -22,7 +22,8 @@ def sentences(view: SweepView) -> tuple[str, ...]:
     """What a reader should know before using the winner; () if no plan succeeded."""
     if view.winner is None:
         return ()
-    said = (_spread(view), _headroom(view, view.winner), _winner_disturbed(view.winner), _disturbed(view))
+    about = (_headroom(view, view.winner), _winner_disturbed(view.winner), _disturbed(view))
+    said = (_spread(view), _undecided(view), *about)
     return tuple(filter(None, said))
 
 
@@ -43,6 +44,11 @@ def _spread(view: SweepView) -> str:
         f"a difference of {fmt.percent(known.smallest_difference)} between two of these plans would have been seen "
         "(with 95 % probability)."
     )
+
+
+def _undecided(view: SweepView) -> str:
+    why = view.info.get("undecided")
+    return f"Fresh launches ended while it was open which of the best plans is the fastest: {why}." if why else ""
 
 
 def _within(known: Standings) -> str:

@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 
 SHARE = 0.01
 """Share of the wall time that building the page may take: trials wait meanwhile."""
-FIRST_S = 15.0
+FIRST_S = 45.0
 """Before this there is little to see."""
 LOOPBACK = "127.0.0.1"
 

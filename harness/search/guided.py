@@ -90,6 +90,7 @@ class GuidedSampler(BaseSampler):
         known = {point for point, _ in trials}
         seen = [(p, t.values) for p, t in trials if t.state is TrialState.COMPLETE and t.values][-TRUSTED:]
         near = [p for p in self._near([p for p, _ in seen[-NEIGHBOURS:]]) if self._spaces.why_not(p) is None]
+        self._guide.prepare((*self._spaces.candidates, *near))
         open_points = [
             point
             for point in dict.fromkeys((*self._spaces.candidates, *near))

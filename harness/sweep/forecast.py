@@ -102,11 +102,16 @@ class Forecaster:
     def closed(self, point: Point) -> Forecast | None:
         """The closed form alone; None for a model it says nothing about."""
         if point not in self._closed:
-            self.prepare([point])
+            self._close([point])
         return self._closed[point]
 
     def prepare(self, points: Sequence[Point]) -> None:
-        """Evaluate the closed form at these points, all at once: a thousandth of the time that one by one takes."""
+        """Predict these points, all at once: a hundredth of the time that one by one takes."""
+        self._close(points)
+        self._correct(points)
+
+    def _close(self, points: Sequence[Point]) -> None:
+        """The closed form at these points."""
         new = [point for point in dict.fromkeys(points) if point not in self._closed]
         for size in dict.fromkeys(point.global_batch_size for point in new):
             members = [point for point in new if point.global_batch_size == size]
@@ -142,20 +147,26 @@ class Forecaster:
         """The closed form, corrected by what trials were measured to be."""
         if self.closed(point) is None:
             return None
-        self._refresh()
-        if point not in self._corrected:  # together, because one by one takes a hundred times as long
-            found = {p: c for p, c in self._closed.items() if c is not None and p not in self._corrected}
-            plans = [p.plan for p in found]
-            memories, deviations = self._memory.at(plans, [closed.peak_memory_bytes for closed in found.values()])
-            for p, seconds, memory, deviation in zip(found, self._time.at(plans)[0], memories, deviations, strict=True):
-                closed = found[p]
-                self._corrected[p] = replace(
-                    closed,
-                    step_time_s=closed.step_time_s * math.exp(seconds),
-                    peak_memory_bytes=float(memory),
-                    memory_between=between(float(memory), float(deviation), taught=bool(self._seen)),
-                )
+        self._correct([point])
         return self._corrected[point]
+
+    def _correct(self, points: Sequence[Point]) -> None:
+        """The same, corrected by what trials were measured to be so far."""
+        self._refresh()
+        known = {point: self._closed[point] for point in points if point not in self._corrected}
+        found = {point: closed for point, closed in known.items() if closed is not None}
+        if not found:
+            return
+        plans = [point.plan for point in found]
+        memories, deviations = self._memory.at(plans, [closed.peak_memory_bytes for closed in found.values()])
+        times = self._time.at(plans)[0]
+        for (point, closed), seconds, memory, deviation in zip(found.items(), times, memories, deviations, strict=True):
+            self._corrected[point] = replace(
+                closed,
+                step_time_s=closed.step_time_s * math.exp(seconds),
+                peak_memory_bytes=float(memory),
+                memory_between=between(float(memory), float(deviation), taught=bool(self._seen)),
+            )
 
     def columns(self, point: Point) -> dict[str, Any]:
         """The predicted columns of a trial's row."""
@@ -171,6 +182,7 @@ class Forecaster:
     def left_out(self) -> dict[str, int]:
         """How many plans were looked at, and how many of them are predicted not to fit and left out."""
         points = [point for point, closed in self._closed.items() if closed is not None]
+        self._correct(points)
         return {"looked_at": len(points), "left_out": sum(self.why_not(point) is not None for point in points)}
 
     def overtakings(self, size: int) -> list[Overtaking]:

@@ -94,7 +94,7 @@ def zero1_torch(run: Run) -> Step:
 def _ddp(run: Run) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         run.model(),
-        bucket_cap_mb=run.plan["bucket_mb"],
+        bucket_cap_mb=run.plan["bucket_mb"] * 1e6 / 2**20,
         gradient_as_bucket_view=run.plan["gradient_as_bucket_view"],
         static_graph=run.plan["static_graph"],
     )

@@ -12,6 +12,9 @@ from typing import Any
 from harness.errors import InputError, UnknownNameError
 from strategies.knob import Knob, Setting
 
+COMPUTES = ("precision", "quantization", "activation_checkpoint")
+"""Knobs that say how a rank computes, whatever it shares with others."""
+
 ONE_UNIT = 5
 """Version of the schema from which `bucket_mb` has one meaning."""
 
@@ -115,8 +118,8 @@ def complete(given: Mapping[str, Setting], knobs: Iterable[Knob]) -> Plan:
 def upgraded(settings: Mapping[str, Setting], schema_version: int) -> dict[str, Setting]:
     """Settings that were recorded under an earlier schema, so that they mean today what they meant then.
 
-    Before version 5 `bucket_mb` was MiB where torch's DistributedDataParallel made the buckets, bytes of parameters
-    instead of gradients in flat buckets, and stood without a meaning in plans of FSDP2.
+    Before version 5 `bucket_mb` counted bytes of parameters, not of the gradients that are summed; it was MiB where
+    torch's DistributedDataParallel made the buckets, and stood without a meaning in plans of FSDP2.
 
     Args:
         settings: of a plan; they may leave out what was at its default.
@@ -129,7 +132,7 @@ def upgraded(settings: Mapping[str, Setting], schema_version: int) -> dict[str, 
         found.pop("bucket_mb", None)
         return found
     by_torch = kind == "ddp" or settings.get("zero1_impl") == "torch"
-    factor = 2**20 / 10**6 if by_torch else _gradient_bytes(settings) / _parameter_bytes(settings)
+    factor = (2**20 / 10**6 if by_torch else 1.0) * _gradient_bytes(settings) / _parameter_bytes(settings)
     if factor != 1.0:
         found["bucket_mb"] = float(settings.get("bucket_mb", 25.0)) * factor
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class Spread:
     freedom: int
     """Degrees of freedom it is known with."""
 
-    def call(self, launches: int) -> float:
+    def call(self, launches: float) -> float:
         """The difference of two plans' mean logarithms, of so many launches each, beyond which they are told apart."""
         return t_quantile(CALLED, self.freedom) * self.deviation * math.sqrt(2 / launches)
 
@@ -139,11 +140,11 @@ class Spread:
         most = self.freedom * (1 - third + NormalDist().inv_cdf(0.8) * math.sqrt(third)) ** 3
         return Spread(self.deviation * math.sqrt(self.freedom / most), self.freedom)
 
-    def surely(self, launches: int) -> float:
+    def surely(self, launches: float) -> float:
         """Likewise, beyond which more launches would be wasted."""
         return t_quantile(SURE, self.freedom) * self.deviation * math.sqrt(2 / launches)
 
-    def smallest_difference(self, launches: int) -> float:
+    def smallest_difference(self, launches: float) -> float:
         """The relative difference between two plans of so many launches each that is told apart with a probability of
         95 % (Cohen, Statistical Power Analysis, section 2.4).
         """
@@ -182,6 +183,12 @@ class Blocks:
     """
     spread: Spread
     """What is left between launches when the levels of plans and of rounds are taken away."""
+    variances: Mapping[tuple[str, str], float]
+    """Of the difference of two plans' levels, in units of one launch's variance."""
+
+    def common(self, one: str, other: str) -> float:
+        """Rounds with both of two plans that would tell as much of their difference as all rounds do."""
+        return 2.0 / self.variances[one, other]
 
 
 def blocks(rounds: Sequence[Mapping[str, float]]) -> Blocks | None:
@@ -212,4 +219,9 @@ def blocks(rounds: Sequence[Mapping[str, float]]) -> Blocks | None:
     left = float(np.sum((values - design @ fitted) ** 2))
     middle = float(np.mean(fitted[len(plans) :]))
     levels = {plan: float(fitted[at]) + middle for at, plan in enumerate(plans)}
-    return Blocks(levels, Spread(math.sqrt(left / freedom), freedom))
+    known = np.linalg.pinv(design.T @ design)
+    variances = {
+        (one, other): float(known[i, i] + known[j, j] - 2 * known[i, j])
+        for (i, one), (j, other) in itertools.permutations(enumerate(plans), 2)
+    }
+    return Blocks(levels, Spread(math.sqrt(left / freedom), freedom), variances)

@@ -34,6 +34,8 @@ class Ddp(Strategy):
             default=25.0,
             low=0.5,
             high=256.0,
+            least=0.25,  # sizes of earlier versions, in today's unit
+            most=540.0,
             log=True,
             points=(2.0, 8.0, 25.0, 100.0),
             unit="MB",
@@ -81,11 +83,14 @@ class Ddp(Strategy):
 def wrap(training: Training, *, gradient_as_bucket_view: bool) -> None:
     """Put DistributedDataParallel around every part; ranks start equal, so nothing is broadcast."""
     group = training.group("dp")
+    # Whatever its name says, torch counts in MiB, and in the format in which gradients lie in its buckets.
+    summed = training.reduce_dtype or training.param_dtype
+    bucket_cap_mb = float(training.plan["bucket_mb"]) * MB / MIB * training.param_dtype.itemsize / summed.itemsize
     training.parts = [
         DistributedDataParallel(
             part,
             process_group=group,
-            bucket_cap_mb=float(training.plan["bucket_mb"]) * MB / MIB,  # whatever its name says, torch counts in MiB
+            bucket_cap_mb=bucket_cap_mb,
             gradient_as_bucket_view=gradient_as_bucket_view,
             static_graph=bool(training.plan.get("static_graph", False)),
             broadcast_buffers=False,

@@ -91,6 +91,10 @@ class Range(Knob):
     """Whether search samples it on a logarithmic scale."""
     points: tuple[float, ...]
     """The values for grid search."""
+    least: float | None = None
+    """Smallest value that a plan may hold although it is not searched; None: `low`."""
+    most: float | None = None
+    """Largest one, likewise."""
 
     @property
     def grid(self) -> tuple[Setting, ...]:
@@ -98,7 +102,9 @@ class Range(Knob):
 
     def accepts(self, value: object) -> bool:
         kind = int if self.integer else (int, float)
-        return isinstance(value, kind) and not isinstance(value, bool) and self.low <= value <= self.high
+        low = self.low if self.least is None else self.least
+        high = self.high if self.most is None else self.most
+        return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
 
     def parse(self, text: str) -> Setting:
         try:

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: threads of one would only wait for the other's
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harness import launchers
 from harness.launchers.launcher import Launcher
@@ -13,6 +18,11 @@ LAUNCHES = ("e2e", "faults")
 """Folders whose tests start ranks or whole commands."""
 LAUNCHING = {"launcher", "laboratory", "started"}
 """Fixtures of tests that start ranks."""
+
+
+# A busy machine takes as long as it takes for an example.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

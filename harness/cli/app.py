@@ -174,7 +174,7 @@ def compact(results: Results = Path("results")) -> None:
 def doctor(
     results: Results = Path("results"),
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure anew what predictions are made from, in about 10 s.")
+        bool, typer.Option("--calibrate", help="Measure anew what predictions are made from, in about 15 s.")
     ] = False,
     workload: Workload = None,
     world_size: WorldSize = None,

@@ -42,7 +42,14 @@ class Ranks(ABC):
 
 
 class Launcher(ABC):
-    """Starts ranks. A context manager: what it keeps running between trials ends with it."""
+    """Starts ranks. A context manager: what it keeps running between trials ends with it.
+
+    Args:
+        preload: modules that ranks need; whatever keeps running between trials may import them once for all ranks.
+    """
+
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        self.preload = tuple(preload)
 
     @abstractmethod
     def start(self, job: Job, target: Callable[[Any, int], None]) -> Ranks:

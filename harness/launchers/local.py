@@ -40,8 +40,9 @@ class LocalLauncher(Launcher):
     """Keeps one fork server for all trials, which run one after the other; one that died is replaced."""
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
+        super().__init__(preload)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["harness.launchers.server", *preload])
+        self._context.set_forkserver_preload(["harness.launchers.server", *self.preload])
 
     def warm_up(self) -> None:
         with _environment(), _no_interrupt():

@@ -16,7 +16,7 @@ from harness.nightly.history import CONFIRM, SCREEN, SEEDS, History, Night, Sess
 from harness.nightly.judge import judge
 from harness.nightly.last_loss import FEWEST_SEEDS
 from harness.nightly.suite import METRICS, Suite
-from harness.plan import Plan
+from harness.plan import Plan, upgraded
 from harness.rank import canary
 from harness.store.records import Role
 from harness.store.standings import USABLE
@@ -43,12 +43,18 @@ def plans(suite: Suite, experiment: Experiment) -> dict[str, Plan]:
     """
     found = {}
     for name in suite.plans:
-        settings = suite.settings(name)
         try:
-            found[name] = experiment.plan(settings)
+            found[name] = _plan(suite, name, experiment)
         except InputError as error:
             raise InputError(f"the plan {name!r} of the suite {suite.name!r}: {error}") from None
     return found
+
+
+def _plan(suite: Suite, name: str, experiment: Experiment) -> Plan:
+    """A plan of the suite, whose settings may be in the words of an earlier version and leave out what is usual."""
+    given = suite.plans[name]
+    usual = experiment.plan({knob: value for knob, value in given.items() if knob != "bucket_mb"})
+    return experiment.plan(upgraded({**usual, **given}, suite.schema_version))
 
 
 @dataclass(kw_only=True)

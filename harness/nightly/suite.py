@@ -121,6 +121,7 @@ class Suite:
     def identity(self, plan: str) -> str:
         """What nights must have in common to be compared for a plan: its settings, and how it is measured."""
         parts = [self.version, self.workload, self.world_size, self.steps, dict(self.plans[plan])]
+        parts += [self.schema_version] if self.schema_version >= ONE_UNIT else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_toml(self) -> str:

@@ -1,4 +1,4 @@
-"""What runs inside a rank. Nothing of it is imported before a rank's process is there: it loads torch."""
+"""What runs inside a rank. It loads torch: here is what the parent needs to start one without that."""
 
 from __future__ import annotations
 

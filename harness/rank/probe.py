@@ -2,8 +2,8 @@
 
 Each is one micro-batch and one update with the strategies' own code. All ranks run them at once, also those of plans
 for one rank: on a CPU they share its cores. A choice that is far behind the usual way is not looked at more closely: it
-can win with no other choice beside it. What disturbs the machine for a second only adds: so what looks far behind is
-measured again, and the least counts.
+can win with no other choice beside it. What disturbs the machine for a second only adds: so what looks far behind, but
+not further than a disturbance explains, is measured again, and the least counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch.distributed as dist
 
 from harness.launchers.job import Job
-from harness.plan import Plan
+from harness.plan import COMPUTES, Plan
 from harness.rank.main import build
 from harness.rank.stopwatch import Stopwatch
 from harness.workloads.workload import Workload
@@ -27,9 +27,7 @@ from strategies.facts import Facts
 
 DEPTH = 2
 """Blocks of the model."""
-COMPUTES = ("precision", "quantization", "activation_checkpoint")
-"""Knobs that say how a rank computes."""
-CLOSE, BEHIND, SURELY = 1.2, 1.5, 2.0
+CLOSE, BEHIND, SURELY = 1.2, 1.5, 3.0
 """A choice whose training takes so many times as long as the usual one: at most, to be looked at with other numbers of
 samples too; at least, to be far behind; and to be so without a second look."""
 AGAIN_S = 5.0

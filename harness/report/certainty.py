@@ -29,6 +29,9 @@ def sentences(view: SweepView) -> tuple[str, ...]:
 
 def _spread(view: SweepView) -> str:
     known, plans = view.places_of_plans[0]
+    if known.spread is None and (once := [plan for plan in plans if plan.decided]):
+        again = fmt.count(len(once), "plan was", "plans were")
+        return f"{again} launched again once, too seldom to know how far launches of one plan differ."
     if known.spread is None or known.smallest_difference is None:
         return (
             "No plan was launched again, so the intervals are those of single launches: "
@@ -41,14 +44,14 @@ def _spread(view: SweepView) -> str:
     return (
         f"{fmt.count(len(finalists), 'plan')} had {launches} fresh launches in turns.{lost} "
         f"Launches of one plan differ by {fmt.percent(known.spread.deviation)} (standard deviation){_within(known)}; "
-        f"a difference of {fmt.percent(known.smallest_difference)} between two of these plans would have been seen "
-        "(with 95 % probability)."
+        f"a difference of {fmt.percent(known.smallest_difference)} between the two that were launched most often "
+        "would have been seen (with 95 % probability)."
     )
 
 
 def _undecided(view: SweepView) -> str:
     why = view.info.get("undecided")
-    return f"Fresh launches ended while it was open which of the best plans is the fastest: {why}." if why else ""
+    return f"Fresh launches ended while it was open which of the best plans is the best: {why}." if why else ""
 
 
 def _within(known: Standings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -242,9 +243,10 @@ def _check_same_space(study: optuna.Study, spaces: Spaces) -> None:
     if begun is None:
         study.set_user_attr(_SPACE, now)
         return
-    if begun == now:
+    difference = next(_differences(begun, now), None)
+    if difference is None:
         return
-    what, old, new = next(_differences(begun, now))
+    what, old, new = difference
     raise InputError(
         f"sweep {study.study_name!r} was begun with {what} = {old}, but now {what} = {new}; "
         "resume it with the same options, or give this sweep another --name"
@@ -257,5 +259,10 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str
         return
     for size in old:
         for name in dict.fromkeys((*old[size], *new[size])):
-            if old[size].get(name) != new[size].get(name):
+            if _without_unit(old[size].get(name)) != _without_unit(new[size].get(name)):
                 yield name, old[size].get(name), new[size].get(name)
+
+
+def _without_unit(written: Any) -> Any:
+    """A domain as `Space.describe` writes it; what a unit is called makes no other space."""
+    return re.sub(r"(from \S+ to \S+) \w+", r"\1", written) if isinstance(written, str) else written

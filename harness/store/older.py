@@ -40,7 +40,7 @@ def command(text: str, row: Mapping[str, Any]) -> str:
         text: as it was recorded with the row.
         row: after `upgrade`.
     """
-    if row["schema_version"] >= ONE_UNIT or row.get("bucket_mb") is None or not text:
+    if row["schema_version"] >= ONE_UNIT or not text:
         return text
     plain = re.sub(r" --set bucket_mb=\S+", "", text)
-    return f"{plain} --set bucket_mb={row['bucket_mb']}"
+    return plain if row.get("bucket_mb") is None else f"{plain} --set bucket_mb={row['bucket_mb']}"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.statistics import Spread, blocks, pooled_spread, t_quantile
+from harness.statistics import Blocks, Spread, blocks, pooled_spread, t_quantile
 from harness.store.records import Outcome, Role
 
 Row = Mapping[str, Any]
@@ -23,6 +23,8 @@ Row = Mapping[str, Any]
 
 USABLE = (Outcome.OK, Outcome.STOPPED_EARLY)
 """Outcomes whose numbers count."""
+CUT_SHORT = (Outcome.INTERRUPTED, Outcome.PREEMPTED)
+"""Outcomes that say nothing about a plan."""
 _NORMAL = 1.96
 """Quantile of the normal distribution behind a 95 % interval."""
 
@@ -56,22 +58,38 @@ class Standings:
     """In no order."""
     spread: Spread | None
     """Between launches of one plan; None if no plan was launched again."""
-    within_rounds: Spread | None = None
-    """The same within rounds of final launches; None if there are no two rounds of the same two plans."""
+    blocks: Blocks | None = None
+    """What rounds of final launches say; None if there are no two rounds of the same two plans."""
+
+    @property
+    def within_rounds(self) -> Spread | None:
+        """The spread between launches of one plan within rounds."""
+        return None if self.blocks is None else self.blocks.spread
+
+    def _common(self, one: Standing, other: Standing) -> float:
+        """Rounds with both of two finalists that would tell as much of their difference as all rounds do."""
+        assert self.blocks is not None
+        return self.blocks.common(one.row["plan_id"], other.row["plan_id"])
+
+    def _met(self, one: Standing, other: Standing) -> bool:
+        levels = () if self.blocks is None else self.blocks.levels
+        return one.row["plan_id"] in levels and other.row["plan_id"] in levels
 
     def tied(self, one: Standing, other: Standing) -> bool:
         """Whether the rates of two plans cannot be told apart at the 5 % level."""
         if self.spread is None:  # then intervals over steps are all there is
             return _overlap(one.row, other.row)
-        if self.within_rounds is not None and one.decided and other.decided:
-            return abs(one.log_rate - other.log_rate) <= self.within_rounds.call(_common(one, other))
+        if self.within_rounds is not None and self._met(one, other):
+            return abs(one.log_rate - other.log_rate) <= self.within_rounds.call(self._common(one, other))
         quantile = t_quantile(0.975, self.spread.freedom)
         return abs(one.log_rate - other.log_rate) <= quantile * math.sqrt(one.variance + other.variance)
 
     def surely_apart(self, one: Standing, other: Standing) -> bool:
         """Whether more launches of two finalists would be wasted, because their rates differ whatever the next say."""
         within = self.within_rounds
-        return within is not None and abs(one.log_rate - other.log_rate) > within.surely(_common(one, other))
+        if within is None or not self._met(one, other):
+            return False
+        return abs(one.log_rate - other.log_rate) > within.surely(self._common(one, other))
 
     @property
     def smallest_difference(self) -> float | None:
@@ -86,10 +104,10 @@ class Standings:
 
         None unless both were launched again in the same rounds.
         """
-        if self.within_rounds is None or not (one.decided and other.decided):
+        if self.within_rounds is None or not self._met(one, other):
             return None
         middle = one.log_rate - other.log_rate
-        error = self.within_rounds.deviation * math.sqrt(2 / _common(one, other))
+        error = self.within_rounds.deviation * math.sqrt(2 / self._common(one, other))
         half = t_quantile(0.975, self.within_rounds.freedom) * error
         return math.expm1(middle), math.expm1(middle - half), math.expm1(middle + half)
 
@@ -113,7 +131,7 @@ def standings(rows: Iterable[Row]) -> Standings:
     return Standings(
         plans=tuple(_standing(ls, by_plan[plan], spread, levels.get(plan)) for plan, ls in counted.items()),
         spread=spread,
-        within_rounds=None if fitted is None else fitted.spread,
+        blocks=fitted,
     )
 
 
@@ -168,17 +186,12 @@ def _rounds(finals: Mapping[str, Sequence[Row]]) -> list[dict[str, Row]]:
     return [found[number] for number in sorted(found) if len(found[number]) > 1]
 
 
-def _common(one: Standing, other: Standing) -> int:
-    """Rounds in which both finalists were launched, at most."""
-    return min(len(one.launches), len(other.launches))
-
-
 def _standing(launches: tuple[Row, ...], every: Sequence[Row], spread: Spread | None, level: float | None) -> Standing:
     rates = [_log_rate(row) for row in launches]
     log_rate = sum(rates) / len(rates) if level is None else level
     variance = _step_variance(launches) if spread is None else _variance(launches, spread)
     middle = sorted(launches, key=lambda row: float(row["tokens_per_s"]))[len(launches) // 2]
-    failures = sum(row["role"] == Role.FINAL and row["outcome"] not in USABLE for row in every)
+    failures = sum(row["role"] == Role.FINAL and row["outcome"] not in (*USABLE, *CUT_SHORT) for row in every)
     whole = Standing(row=middle, launches=launches, failures=failures, log_rate=log_rate, variance=variance)
     return replace(whole, row=_summarised(whole, spread))
 
@@ -198,7 +211,7 @@ def _step_variance(launches: tuple[Row, ...]) -> float:
 def _summarised(plan: Standing, spread: Spread | None) -> dict[str, Any]:
     """A row that reads like a trial's, with what the launches say together."""
     row = dict(plan.row)
-    rate = math.exp(plan.log_rate) if len(plan.launches) > 1 else float(row["tokens_per_s"])
+    rate = math.exp(plan.log_rate) if plan.decided else float(row["tokens_per_s"])
     peaks = [launch["peak_memory_bytes"] for launch in plan.launches if launch["peak_memory_bytes"] is not None]
     row |= {"launches": len(plan.launches), "peak_memory_bytes": max(peaks, default=None)}
     scale = row["tokens_per_s"] / rate

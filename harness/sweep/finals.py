@@ -77,12 +77,17 @@ def decide(chosen: Sequence[Row], rows: Sequence[Row], done: int, rules: Rules) 
         return Decision()
     known = standings.standings(rows)
     open_plans = _may_win(known, {row["plan_id"] for row in chosen}, rules)
-    smallest = known.smallest_difference
-    if len(open_plans) < 2 or (smallest is not None and smallest <= rules.resolution):
+    if len(open_plans) < 2:
         return Decision()
-    why = _hopeless(known, open_plans, rules)
-    if why is not None or done >= MOST_ROUNDS:
-        return Decision(why=why or "")
+    spread = known.within_rounds or known.spread
+    launches = min(len(plan.launches) for plan in open_plans)
+    smallest = None if spread is None else spread.smallest_difference(launches)
+    if smallest is not None and smallest <= rules.resolution:
+        return Decision()
+    if done >= MOST_ROUNDS:
+        return Decision(why=_unfinished(known, open_plans, smallest, rules))
+    if (why := _hopeless(spread, open_plans, rules)) is not None:
+        return Decision(why=why)
     still = {plan.row["plan_id"] for plan in open_plans}
     return Decision(plans=tuple(row for row in chosen if row["plan_id"] in still))
 
@@ -95,9 +100,18 @@ def _may_win(known: Standings, chosen: set[str], rules: Rules) -> list[Standing]
     return [plan for plan in ranked if plan is ranked[0] or not known.surely_apart(ranked[0], plan)]
 
 
-def _hopeless(known: Standings, open_plans: Sequence[Standing], rules: Rules) -> str | None:
+def _unfinished(known: Standings, open_plans: Sequence[Standing], smallest: float | None, rules: Rules) -> str:
+    """What the last round left open; "" if the best plan is told from the others."""
+    if smallest is None or not any(known.tied(open_plans[0], other) for other in open_plans[1:]):
+        return ""
+    return (
+        f"after {MOST_ROUNDS} rounds a difference of {_percent(smallest)} would show, "
+        f"where {_percent(rules.resolution)} was wanted"
+    )
+
+
+def _hopeless(spread: Spread | None, open_plans: Sequence[Standing], rules: Rules) -> str | None:
     """Why as many rounds as there may be will not tell these plans apart; None if they may."""
-    spread = known.within_rounds or known.spread
     if spread is None:
         return None
     best, *others = open_plans
@@ -131,7 +145,8 @@ def in_turn(plans: Sequence[Row], number: int) -> Sequence[Row]:
 def launched(row: Row, rows: Sequence[Row], number: int) -> bool:
     """Whether a finalist has its launch of a round already."""
     same = (row["plan_id"], row["workload_id"], number)
-    return any(r["role"] == Role.FINAL and (r["plan_id"], r["workload_id"], r.get("round")) == same for r in rows)
+    its = (r for r in rows if r["role"] == Role.FINAL and r["outcome"] not in standings.CUT_SHORT)
+    return any((r["plan_id"], r["workload_id"], r.get("round")) == same for r in its)
 
 
 def until(rows: Sequence[Row], number: int) -> list[Row]:

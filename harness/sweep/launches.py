@@ -289,11 +289,12 @@ class Launches:
             missing = [row for row in finals.in_turn(plans, number) if not finals.launched(row, rows, number)]
             if not plans:
                 return next((decision.why for decision in decisions if decision.why), None)
-            if (why := self._longer_than_the_search(rows, missing, number)) is not None:
-                return why
+            is_open = rules.objective != "memory" and any(len(decision.plans) > 1 for decision in decisions)
+            if missing and (why := self._longer_than_the_search(rows, missing, number)) is not None:
+                return why if is_open else None
             for done, row in enumerate(missing):
                 if not self.may_go_on(finals.wall(row)):
-                    return f"no time for {len(missing) - done} launches of round {number}"
+                    return f"no time for {len(missing) - done} launches of round {number}" if is_open else None
                 launch = FinalLaunch(Plan.from_json(row["knobs"]), row["global_batch_size"], number, rules.least)
                 on_launch(launch)
                 rows += self._run_final(launch)
@@ -313,7 +314,7 @@ class Launches:
     def _longer_than_the_search(self, rows: Sequence[Row], missing: Sequence[Row], number: int) -> str | None:
         """Why a round is too much that nobody asked for; None if it is not, or somebody did."""
         config = self.experiment.config
-        asked = config.relaunches is not None if number <= config.least_rounds else config.resolution is not None
+        asked = config.resolution is not None or (config.relaunches is not None and number <= config.least_rounds)
         spent = finals.seconds(rows, final=True) + self._profiling_s
         if asked or spent + sum(map(finals.wall, missing)) <= finals.seconds(rows, final=False):
             return None

@@ -8,9 +8,8 @@ from itertools import combinations, product
 
 import strategies
 from harness.errors import InputError
-from harness.plan import Plan, complete
+from harness.plan import COMPUTES, Plan, complete
 from harness.predict.setup import MOMENTS
-from harness.rank.probe import COMPUTES
 from harness.search import feasible
 from harness.sweep.experiment import Experiment
 from strategies.facts import Facts

@@ -257,7 +257,7 @@ class Sweep:
         """What every trial is compared with: the fp32 references, and the machine's peak."""
         self._references(self.launches.runner)
         if self.store.peaks(self.hardware_id) is None:
-            self.display.message("measuring what this machine can do, about 20 s, once")
+            self.display.message("measuring what this machine can do, about 15 s, once")
         guided = self.experiment.config.sampler == "guided"
         found = calibrated(self.experiment, self.launches.runner, probed=guided)
         self.launches.forecaster = make_forecaster(self.experiment, found.ranks, self.launches.compared)

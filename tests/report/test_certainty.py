@@ -26,14 +26,14 @@ def test_fresh_launches_give_their_spread_and_the_smallest_difference_that_would
     # what is left has two degrees of freedom, and (6.20 + 2.92) x 0.00031 x sqrt(2/3) = 0.0023.
     assert said(make_view(decided())).startswith(
         "2 plans had 6 fresh launches in turns. Launches of one plan differ by 0.93 % (standard deviation), those of "
-        "one round by 0.031 %; a difference of 0.23 % between two of these plans would have been seen (with 95 % "
-        "probability)."
+        "one round by 0.031 %; a difference of 0.23 % between the two that were launched most often would have "
+        "been seen (with 95 % probability)."
     )
 
 
 def test_why_fresh_launches_ended_while_an_answer_was_open_is_said(make_view: View) -> None:
     why = "round 4 would take them longer than the search"
-    assert f"open which of the best plans is the fastest: {why}." in said(make_view(decided(), undecided=why))
+    assert f"open which of the best plans is the best: {why}." in said(make_view(decided(), undecided=why))
     assert "open which" not in said(make_view(decided(), undecided=None))
 
 

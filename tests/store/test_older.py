@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan import Plan, upgraded
+from harness.plan import Plan, complete, upgraded
 from harness.store import older
 from harness.store.store import Store
 from harness.sweep.single import _recorded
+from tests.tiny import knobs
 
 RECORDED = Path(__file__).parents[1] / "sweep" / "recorded" / "results"
 MIB_IN_MB = 1.048576
@@ -48,6 +49,8 @@ def test_a_plan_is_still_found_by_the_id_that_it_had() -> None:
     [
         ({"data_parallel": "ddp", "bucket_mb": 8.0}, 8 * MIB_IN_MB),
         ({"data_parallel": "ddp"}, 25 * MIB_IN_MB),
+        ({"data_parallel": "ddp", "precision": "bf16_params", "bucket_mb": 8.0}, 16 * MIB_IN_MB),
+        ({"data_parallel": "ddp", "precision": "bf16", "bucket_mb": 256.0}, 256 * MIB_IN_MB),
         ({"data_parallel": "zero1", "zero1_impl": "torch", "bucket_mb": 8.0}, 8 * MIB_IN_MB),
         ({"data_parallel": "zero1", "bucket_mb": 8.0}, 8.0),
         ({"data_parallel": "zero2", "precision": "bf16_params", "bucket_mb": 8.0}, 16.0),
@@ -68,4 +71,15 @@ def test_a_recorded_command_still_runs_the_same_plan() -> None:
     assert older.command("python -m harness run --set dp=2", row).endswith("--set dp=2 --set bucket_mb=26.2144")
     assert older.command("run --set bucket_mb=25.0 --set dp=2", row) == "run --set dp=2 --set bucket_mb=26.2144"
     assert older.command("run --set dp=2", {**row, "schema_version": 5}) == "run --set dp=2"
-    assert older.command("run --set dp=2", {**row, "bucket_mb": None}) == "run --set dp=2"
+    assert older.command("run --set bucket_mb=9.5 --set dp=2", {**row, "bucket_mb": None}) == "run --set dp=2"
+    assert older.command("", row) == ""
+
+
+@pytest.mark.parametrize("old", [0.5, 256.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16_autocast", "bf16_params", "bf16"])
+@pytest.mark.parametrize("kind", ["ddp", "zero1", "zero2"])
+def test_every_plan_that_could_be_recorded_can_still_be_asked_for(kind: str, precision: str, old: float) -> None:
+    settings = {"dp": 2, "data_parallel": kind, "precision": precision, "bucket_mb": old}
+    if kind != "ddp" and precision in ("bf16_autocast", "bf16_params"):
+        settings["reduce_dtype"] = "bf16"
+    assert complete(upgraded(settings, 4), knobs())["bucket_mb"] > 0

@@ -70,6 +70,24 @@ def test_of_a_launch_that_was_repeated_in_its_round_the_calm_one_counts() -> Non
     assert standings(rows).plans[0].row["tokens_per_s"] == pytest.approx(math.sqrt(100 * 101))
 
 
+def test_a_finalist_whose_launch_was_cut_short_has_not_failed() -> None:
+    cut = launch("a", 1, "final", round=3, outcome="interrupted")
+    known = standings([*rounds("a", 100, 101), *rounds("b", 90, 91), cut])
+    assert [plan.failures for plan in known.plans] == [0, 0]
+
+
+def test_plans_that_met_only_through_a_third_one_are_known_less_well() -> None:
+    def row(plan: str, rate: float, number: int) -> dict[str, Any]:
+        return launch(plan, rate, "final", round=number)
+
+    both = [row(p, r * e, n) for n, e in enumerate((1, 1.01, 0.99, 1), 1) for p, r in (("a", 100), ("c", 90))]
+    both += [row(p, r * e, n) for n, e in enumerate((1, 1.02, 0.99, 1.01), 5) for p, r in (("b", 98), ("c", 90.5))]
+    known = standings(both)
+    assert known.blocks is not None
+    assert known.blocks.common("a", "c") == pytest.approx(4.0)
+    assert known.blocks.common("a", "b") == pytest.approx(2.0)
+
+
 def test_the_difference_of_two_finalists_has_an_interval() -> None:
     known = standings([*rounds("a", 100, 102, 104), *rounds("b", 90, 92.5, 93)])
     a, b = known.plans

@@ -45,11 +45,30 @@ def largest_of_flat(monkeypatch: pytest.MonkeyPatch, given: Any) -> int:
     return max(sum(p.numel() for p in bucket) for bucket in buckets) * engine.dtype.itemsize
 
 
-def test_torch_is_told_the_bytes_in_the_unit_that_it_counts_in(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "reduce", "held"),
+    [
+        (torch.float32, None, 8_000_000),
+        (torch.bfloat16, None, 8_000_000),
+        (torch.bfloat16, torch.float32, 4_000_000),  # 8 MB of fp32 when they are summed
+    ],
+)
+def test_torch_is_told_the_bytes_in_the_unit_that_it_counts_in(
+    dtype: torch.dtype, reduce: torch.dtype | None, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[float] = []
-    monkeypatch.setattr(ddp, "DistributedDataParallel", lambda part, **options: told.append(options["bucket_cap_mb"]))
-    ddp.wrap(training(8.0), gradient_as_bucket_view=True)
-    assert [round(mib * 2**20) for mib in told] == [8_000_000]
+
+    class Wrapped(nn.Module):
+        def __init__(self, part: nn.Module, **options: Any) -> None:
+            super().__init__()
+            told.append(options["bucket_cap_mb"])
+
+        def register_comm_hook(self, state: Any, hook: Any) -> None:
+            pass
+
+    monkeypatch.setattr(ddp, "DistributedDataParallel", Wrapped)
+    ddp.wrap(training(8.0, dtype, reduce), gradient_as_bucket_view=True)
+    assert [round(mib * 2**20) for mib in told] == [held]
 
 
 @pytest.mark.parametrize(

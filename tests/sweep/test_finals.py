@@ -10,7 +10,7 @@ import pytest
 
 from harness.store.records import Role
 from harness.store.standings import standings
-from harness.sweep.finals import MOST_ROUNDS, Rules, decide, finalists, in_turn, until
+from harness.sweep.finals import MOST_ROUNDS, Rules, decide, finalists, in_turn, launched, until
 
 RULES = Rules(objective="throughput", finalists=3, least=3, resolution=0.05, ceiling=None)
 
@@ -92,6 +92,17 @@ def test_a_large_difference_is_pursued_though_a_small_one_would_never_show() -> 
     assert sum(not known.tied(*known.plans) for known in ends) >= 9
 
 
+def test_a_final_launch_that_was_cut_short_is_launched_again() -> None:
+    row = launch("a", 100.0)
+    assert launched(row, [launch("a", 100.0, Role.FINAL, 1)], 1)
+    assert not launched(row, [launch("a", 100.0, Role.FINAL, 1, outcome="interrupted")], 1)
+
+
+def test_what_the_last_round_leaves_open_is_said() -> None:
+    said = {played({"a": 100.0, "b": 100.0}, uneven(0.029, seed))[1] for seed in range(30)}
+    assert any(why.startswith(f"after {MOST_ROUNDS} rounds a difference of") for why in said), said
+
+
 def test_rounds_end_after_the_most() -> None:
     assert (
         max(max(rounds(played({"a": 100.0, "b": 100.0}, uneven(0.027, seed))[0]).values()) for seed in range(20)) == 12
@@ -124,4 +135,4 @@ def test_a_resumed_sweep_decides_on_a_round_by_what_was_known_before_it() -> Non
 
 def test_equal_plans_are_hardly_ever_called_different() -> None:
     ends = [standings(played({"a": 100.0, "b": 100.0}, uneven(0.02, seed))[0]) for seed in range(200)]
-    assert sum(not known.tied(*known.plans) for known in ends) <= 16  # 5 % of them, and three standard deviations
+    assert sum(not known.tied(*known.plans) for known in ends) <= 19  # 5 % of them, and three standard deviations

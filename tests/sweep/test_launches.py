@@ -226,7 +226,8 @@ def test_finals_end_when_more_rounds_would_not_help_and_say_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "rounds"), [({}, 2), ({"relaunches": 3}, 3), ({"relaunches": 2, "resolution": "1%"}, 3)]
+    ("options", "rounds"),
+    [({}, 2), ({"relaunches": 3}, 3), ({"relaunches": 2, "resolution": "1%"}, 3), ({"resolution": "1%"}, 3)],
 )
 def test_finals_take_no_longer_than_the_search_unless_asked_to(options: dict[str, Any], rounds: int) -> None:
     runner = FakeRunner({A: 100.0, B: 101.0, C: 50.0, D: 40.0})
@@ -248,3 +249,23 @@ def test_memory_is_decided_without_further_rounds() -> None:
     uneven(runner, *[1.0, 1.5, 0.5, 1.2] * 20)
     made.run_finals(list(runner.rows), lambda launch: None)
     assert max(row["round"] for row in runner.rows if row["role"] == Role.FINAL) == 3
+
+
+def test_one_finalist_leaves_nothing_open() -> None:
+    runner = FakeRunner({A: 100.0})
+    runner.columns = {"measure_s": 10.0}
+    made = launches(runner, finalists=1)
+    searched(made, A)
+    assert made.run_finals(list(runner.rows), lambda launch: None) is None
+
+
+def test_a_decided_sweep_that_is_resumed_stays_decided() -> None:
+    runner = FakeRunner({A: 100.0, B: 50.0})
+    runner.columns = {"measure_s": 10.0}
+    made = launches(runner, finalists=2, relaunches=3)
+    searched(made, A, B)
+    uneven(runner, *[1.0, 1.001, 0.999, 1.0, 1.001, 1.0])
+    assert made.run_finals(list(runner.rows), lambda launch: None) is None
+    again = launches(runner, finalists=2)
+    assert again.run_finals(list(runner.rows), lambda launch: None) is None
+    assert len(runner.rows) == 8

@@ -68,7 +68,7 @@ def data(view: SweepView) -> Finals | None:
 
 
 def draw(finals: Finals) -> Chart:
-    """A row for each finalist: its launches as dots, the interval of their mean as a bar."""
+    """A row for each finalist: its launches as dots, the interval of their level over all rounds as a bar."""
     plans = finals.finalists
     figure = row_figure(finals.unit, [p.label for p in plans], [p.short for p in plans], extra=40)
     rows = list(range(len(plans)))
@@ -119,7 +119,9 @@ def _table(finals: Finals) -> Table:
     lines = [(p.label, str(at), rate) for p in finals.finalists for at, rate in enumerate(p.rates, start=1)]
     lines += [(p.label, "in the search", p.searched) for p in finals.finalists if p.searched is not None]
     lines += [
-        (p.label, end, v) for p in finals.finalists for end, v in (("mean", p.middle), ("low", p.low), ("high", p.high))
+        (p.label, end, v)
+        for p in finals.finalists
+        for end, v in (("all rounds", p.middle), ("low", p.low), ("high", p.high))
     ]
     return Table(columns=("plan", "launch", finals.unit), rows=tuple(lines))
 

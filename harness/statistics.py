@@ -155,7 +155,7 @@ class Spread:
 CALLED = 0.9875
 """One-sided level of the test that tells plans apart. 2.5 % in all instead of 5 %: a sweep looks after each round
 whether it knows enough, and stops sooner where the spread was underestimated. Simulated with normal noise the rule
-calls 3 to 6 % of equal plans different (benchmarks/finals_simulated.py)."""
+tells 2 to 6 % of equal plans apart (benchmarks/finals_simulated.py)."""
 SURE = 0.9975
 """One-sided level at which a sweep stops launching plans to tell them apart: it may stop after any round, so each look
 must be surer than the last word."""

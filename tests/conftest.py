@@ -34,7 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "browser" in getattr(item, "fixturenames", ()):
+        item.add_marker("browser")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "browser: opens pages in a real browser, if there is one")
     config.addinivalue_line("markers", "launching: starts ranks by itself; has the machine for itself")
     config.addinivalue_line("markers", "slow: one of many like it, or more than 20 s; skipped without --slow")
 

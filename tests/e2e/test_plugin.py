@@ -39,7 +39,7 @@ def test_a_strategy_of_another_package_is_installed_and_swept(tmp_path: Path) ->
     assert ended.returncode == 0, ended.stdout + ended.stderr
     trials = table(tmp_path / "results" / "trials")
     launched = trials[trials["outcome"] != "infeasible"]
-    assert set(launched["outcome"]) == {"ok"}
+    assert set(launched["outcome"]) <= {"ok", "stopped_early"}, launched["outcome_reason"].to_list()
     assert set(launched["numerics"]) == {"pass"}
     assert True in [json.loads(knobs)["no_gc"] for knobs in launched["knobs"]]
 

@@ -56,7 +56,7 @@ def load() -> None:
     import strategies
 
     strategies.registry()
-    # Ranks inherit all of this. Frozen, no collection of theirs looks through it again, which takes 0.2 s and more.
+    # Ranks inherit all of this. Frozen, no collection of theirs looks through it again, which takes longer than to build a small model.
     gc.collect()
     gc.freeze()
 

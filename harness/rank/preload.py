@@ -56,7 +56,7 @@ def load() -> None:
     import strategies
 
     strategies.registry()
-    # Ranks inherit all of this. Frozen, no collection of theirs looks through it again, which takes longer than to build a small model.
+    # Ranks inherit all of this. Frozen, no collection of theirs looks through it again: that took longer than the build.
     gc.collect()
     gc.freeze()
 

@@ -56,7 +56,7 @@ def load() -> None:
     import strategies
 
     strategies.registry()
-    # Ranks inherit all of this. Frozen, no collection of theirs looks through it again: that took longer than the build.
+    # Ranks inherit all of this. Frozen, none of their collections looks through it again.
     gc.collect()
     gc.freeze()
 

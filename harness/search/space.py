@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.errors import InputError
@@ -13,9 +13,7 @@ from harness.search import feasible, showcases
 from harness.search.choices import Choices
 from harness.search.choosers import Chooser, Domain, Reader, at_random, every
 from harness.search.layout import Layout
-from strategies.base import Strategy
-from strategies.facts import Facts
-from strategies.knob import Knob, Range, Setting
+from strategies.knob import Range, Setting
 
 LAYOUT = "layout"
 """Name of the first choice: the degrees of all axes at once, because their product is given."""
@@ -36,17 +34,8 @@ class Space(Choices):
         UnknownNameError, InputError: as `Choices`; or no plan can use the world size.
     """
 
-    def __init__(
-        self,
-        strategies: Sequence[Strategy],
-        knobs: Sequence[Knob],
-        facts: Facts,
-        *,
-        fixed: Mapping[str, Setting] | None = None,
-        allowed: Mapping[str, tuple[Setting, ...]] | None = None,
-        registered: Sequence[Strategy] | None = None,
-    ) -> None:
-        super().__init__(strategies, knobs, facts, fixed=fixed, allowed=allowed, registered=registered)
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
         self._others = tuple(knob for knob in self.knobs if knob.name not in CORE)
         self.layouts = self._usable_layouts()
         """Layouts with at least one plan that can run."""

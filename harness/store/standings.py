@@ -25,6 +25,8 @@ USABLE = (Outcome.OK, Outcome.STOPPED_EARLY)
 """Outcomes whose numbers count."""
 CUT_SHORT = (Outcome.INTERRUPTED, Outcome.PREEMPTED)
 """Outcomes that say nothing about a plan."""
+PHASES = ("launch_s", "setup_s", "warmup_s", "measure_s", "teardown_s")
+"""Columns that add up to the wall time of a launch."""
 _NORMAL = 1.96
 """Quantile of the normal distribution behind a 95 % interval."""
 
@@ -157,6 +159,11 @@ def score(row: Row, objective: str) -> float:
     )
     value = row[column]
     return -math.inf if value is None else sign * float(value)
+
+
+def wall(row: Row) -> float:
+    """Wall time of a launch, in s."""
+    return sum(float(row.get(phase) or 0.0) for phase in PHASES)
 
 
 def over(row: Row, ceiling: float | None) -> bool:

@@ -20,8 +20,6 @@ MOST_ROUNDS = 12
 """Rounds of final launches, however far apart the launches of one plan lie."""
 FORESEEN = 1000
 """Rounds up to which it is said how many would be needed."""
-PHASES = ("launch_s", "setup_s", "warmup_s", "measure_s", "teardown_s")
-"""Columns that add up to the wall time of a launch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +154,4 @@ def until(rows: Sequence[Row], number: int) -> list[Row]:
 
 def seconds(rows: Sequence[Row], *, final: bool) -> float:
     """Wall time of the final launches, or of those of the search, in s."""
-    return sum(wall(row) for row in rows if (row["role"] == Role.FINAL) == final)
-
-
-def wall(row: Row) -> float:
-    """Wall time of a launch, in s."""
-    return sum(float(row.get(phase) or 0.0) for phase in PHASES)
+    return sum(standings.wall(row) for row in rows if (row["role"] == Role.FINAL) == final)

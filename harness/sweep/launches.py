@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -282,7 +281,9 @@ class Launches:
         """
         rows, rules = list(rows), self._rules
         chosen = {size: finals.finalists(self._of(rows, size), rules) for size in self.experiment.workloads}
-        for number in itertools.count(1):
+        number = 0
+        while True:
+            number += 1
             known = finals.until(rows, number)
             decisions = [finals.decide(chosen[size], self._of(known, size), number - 1, rules) for size in chosen]
             plans = [row for decision in decisions for row in decision.plans]
@@ -293,12 +294,11 @@ class Launches:
             if missing and (why := self._longer_than_the_search(rows, missing, number)) is not None:
                 return why if is_open else None
             for done, row in enumerate(missing):
-                if not self.may_go_on(finals.wall(row)):
+                if not self.may_go_on(standings.wall(row)):
                     return f"no time for {len(missing) - done} launches of round {number}" if is_open else None
                 launch = FinalLaunch(Plan.from_json(row["knobs"]), row["global_batch_size"], number, rules.least)
                 on_launch(launch)
                 rows += self._run_final(launch)
-        raise AssertionError("rounds end")
 
     @property
     def _rules(self) -> finals.Rules:
@@ -316,7 +316,7 @@ class Launches:
         config = self.experiment.config
         asked = config.resolution is not None or (config.relaunches is not None and number <= config.least_rounds)
         spent = finals.seconds(rows, final=True) + self._profiling_s
-        if asked or spent + sum(map(finals.wall, missing)) <= finals.seconds(rows, final=False):
+        if asked or spent + sum(map(standings.wall, missing)) <= finals.seconds(rows, final=False):
             return None
         return f"round {number} would take them longer than the search; --relaunches or --resolution asks for it"
 

@@ -23,6 +23,7 @@ from harness.predict.shape import Shape
 from harness.predict.time import step_time
 from harness.search import samplers
 from harness.search.replay import Case, Grid, Summary, Table, compare
+from harness.store import standings
 from harness.store.records import Outcome, Role
 from harness.store.standings import USABLE
 from harness.store.store import Store
@@ -31,7 +32,6 @@ ENOUGH = 20
 """Runs of other models that constants can be fitted to."""
 FIELDS = ("data_parallel", "tp", "pp", "dp", "micro_batch", "activation_checkpoint", "stages_per_rank", "compile")
 """In which runs of one group of a table can differ."""
-WALL = ("launch_s", "setup_s", "warmup_s", "measure_s", "teardown_s")
 
 
 def of_table(
@@ -100,7 +100,7 @@ def recorded(store: Store, sweep: str) -> tuple[Grid, Table]:
         if row["outcome"] == Outcome.INFEASIBLE or row["study_trial"] is None:
             continue
         plan, usable = Plan.from_json(row["knobs"]), row["outcome"] in USABLE
-        wall = sum(float(row[name] or 0.0) for name in WALL)
+        wall = standings.wall(row)
         cases.setdefault(plan, Case(plan=plan, step_time_s=row["step_time_s"] if usable else None, wall_s=wall))
     if sum(case.step_time_s is not None for case in cases.values()) < 2:
         raise InputError(f"the sweep {sweep!r} has fewer than two plans that ran, so there is nothing to search")

@@ -161,7 +161,7 @@ class LocalRanks(Ranks):
         for rank, process in list(self._processes.items()):
             if process.sentinel not in ready:
                 continue
-            orphaned = _nothing_to_read(process.sentinel)
+            orphaned = _orphaned(process)
             self._server_died |= orphaned
             del self._processes[rank]
             process.join()
@@ -186,11 +186,14 @@ def _ended_with_server(process: BaseProcess) -> bool:
     process.kill()
     if not connection.wait([process.sentinel], PATIENCE):  # it waits for a broken device, and nothing can end it
         return False
-    orphaned = _nothing_to_read(process.sentinel)
+    orphaned = _orphaned(process)
     process.join()
     return orphaned
 
 
-def _nothing_to_read(sentinel: int) -> bool:
-    """Whether a pipe that is ready holds nothing: its other end, the fork server, is gone."""
-    return int.from_bytes(fcntl.ioctl(sentinel, termios.FIONREAD, bytes(4)), sys.byteorder) == 0
+def _orphaned(process: Any) -> bool:
+    """Whether the pipe of a rank that ended holds no status, because its other end, the fork server, is gone."""
+    # multiprocessing reads the status of whatever has ended by itself, whenever it starts another process.
+    read_already = process._popen.returncode is not None
+    unread = int.from_bytes(fcntl.ioctl(process.sentinel, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return not read_already and unread == 0

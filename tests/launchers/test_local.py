@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from multiprocessing import forkserver
@@ -13,7 +14,7 @@ import harness
 from harness.errors import MeasurementError
 from harness.launchers.launcher import Launcher, Ranks
 from harness.launchers.local import LocalLauncher
-from tests.contracts.test_launchers import ended, gone, met
+from tests.contracts.test_launchers import LONG, ended, gone, met
 from tests.launchers import targets
 from tests.trial.fake_ranks import job
 
@@ -38,6 +39,13 @@ def test_ranks_end_with_their_server_and_nobody_knows_how(
     assert [each.status for each in ended(ranks)] == [None, None]
     ranks.kill()
     assert gone([*daemons, *daemons.values()])
+
+
+def test_a_status_that_multiprocessing_has_read_is_not_lost(launcher: Launcher, tmp_path: Path) -> None:
+    ranks = launcher.start(job(tmp_path), targets.end_with_status)
+    for process in multiprocessing.active_children():  # it joins what has ended, as it does before each start
+        process.join(LONG)
+    assert [each.status for each in ended(ranks)] == [0, 3]
 
 
 def test_a_server_that_died_is_replaced(launcher: Launcher, folder: Path) -> None:

@@ -70,7 +70,7 @@ class ActivationCheckpoint(Strategy):
 
 def wrap(block: nn.Module, *, selective: bool) -> None:
     """Checkpoint a block's forward pass in place, so that parameter names stay what they are."""
-    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    options: dict[str, Any] = {"use_reentrant": False}
     if selective:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     block.forward = partial(checkpoint, block.forward, **options)
@@ -81,6 +81,8 @@ KEPT = {
     _aten.mm.default,
     _aten.addmm.default,
     _aten.bmm.default,
+    _aten._int_mm.default,
+    _aten._scaled_mm.default,
     _aten.convolution.default,
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
@@ -88,7 +90,10 @@ KEPT = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
 }
 """Operators whose results selective checkpointing keeps: they take nearly all the time of a forward pass."""
+KEPT_OF_OTHERS = {"torchao::scaled_int8_mm"}
+"""Likewise of other packages, which may not be loaded."""
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operator in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    kept = operator in KEPT or operator.name() in KEPT_OF_OTHERS
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from strategies.facts import Facts
-from strategies.knob import Knob, Setting, Settings
+from strategies.knob import Choice, Knob, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training
@@ -27,6 +27,10 @@ class Slot(enum.Enum):
     COMPILE = "compile"
     EXTRA = "extra"
     DATA = "data"
+
+
+class UnsuitableError(ValueError):
+    """Raised by `apply` where only the built model shows that a plan cannot run; its message is one sentence."""
 
 
 class Strategy(ABC):
@@ -48,6 +52,10 @@ class Strategy(ABC):
     @abstractmethod
     def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
         """The settings, beyond the defaults, of the plans that a sweep tries first: one for each way of using it."""
+
+    def searched(self, knob: Choice, facts: Facts) -> tuple[Setting, ...]:
+        """The values of one of its knobs that a search tries on this machine unless the user names others."""
+        return tuple(value for value in knob.values if value not in knob.opt_in)
 
     def check(self, plan: Settings, facts: Facts) -> str | None:
         """One sentence saying why `plan` cannot run, or None. Called only if `active(plan)`."""

@@ -14,6 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+# Their names until torch 2.12.
+_all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter_single = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class Pending:
     """An operation under way. `wait` ends it, once; later calls return the same result.
@@ -56,7 +60,7 @@ def reduce_scatter(buffer: torch.Tensor, group: dist.ProcessGroup, tag: int = 0)
     chunks = buffer.chunk(world)
     mine = chunks[rank]
     if not exchanges_chunks(group):
-        work = dist.reduce_scatter_tensor(mine, buffer, group=group, async_op=True)
+        work = _reduce_scatter_single(mine, buffer, group=group, async_op=True)
         return Pending([work], lambda: mine)
     others = [peer for peer in range(world) if peer != rank]
     received = {peer: torch.empty_like(mine) for peer in others}
@@ -85,7 +89,7 @@ def all_gather(buffer: torch.Tensor, group: dist.ProcessGroup, tag: int = 0) -> 
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     chunks = buffer.chunk(world)
     if not exchanges_chunks(group):
-        work = dist.all_gather_into_tensor(buffer, chunks[rank], group=group, async_op=True)
+        work = _all_gather_single(buffer, chunks[rank], group=group, async_op=True)
         return Pending([work], lambda: buffer)
     others = [peer for peer in range(world) if peer != rank]
     works = [dist.irecv(chunks[peer], group=group, group_src=peer, tag=tag) for peer in others]

@@ -117,6 +117,15 @@ def global_norm(gradients: list[tuple[torch.Tensor, float]], device: torch.devic
     return total.sqrt()
 
 
+def multiply(tensors: list[torch.Tensor], factor: float | torch.Tensor) -> None:
+    """Multiply tensors in place; a factor on a device in each one's format, or there were a kernel for each of them."""
+    if isinstance(factor, float):
+        torch._foreach_mul_(tensors, factor)
+        return
+    for dtype in {tensor.dtype for tensor in tensors}:
+        torch._foreach_mul_([tensor for tensor in tensors if tensor.dtype == dtype], factor.to(dtype))
+
+
 def size(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of this rank's pieces, quantised ones counted as they are stored."""
     return sum(t.numel() * t.element_size() for t in stored(tensors))

@@ -63,7 +63,7 @@ class Facts:
     """What a `check` may know: the workload's shape and the machine, nothing that needs torch to run."""
 
     device_type: str
-    """"cpu", "cuda", ..."""
+    """Torch's name of it: "cpu", "cuda" (AMD's devices too), "xpu"."""
     world_size: int
     """Number of ranks."""
     global_batch_size: int
@@ -76,4 +76,8 @@ class Facts:
     extras: frozenset[str] = frozenset()
     """Optional packages that can be imported here ("torchao", ...)."""
     compiler: bool = False
-    """Whether torch.compile's backend finds a compiler on this machine."""
+    """Whether kernels can be compiled on this machine: a compiler and Python's headers are there."""
+    capability: tuple[int, int] | None = None
+    """NVIDIA's compute capability of the least capable device, such as (9, 0); None for all other devices."""
+    architecture: str | None = None
+    """AMD's name of its devices' architecture, such as "gfx942"; None for all other devices."""

@@ -19,13 +19,16 @@ import torch
 from torch import nn
 
 from strategies.collectives import Pending, all_gather, reduce_scatter
-from strategies.engine import Engine, State, global_norm, optimizer_state, set_lr, stored
+from strategies.engine import Engine, State, global_norm, multiply, optimizer_state, set_lr, stored
 
 if TYPE_CHECKING:
     from strategies.training import Training
 
 ALIGN = 16
 """Parameters start at multiples of this many elements, so that kernels see aligned memory."""
+SHARE_ALIGN = 256
+"""A rank's share of a bucket is a multiple of this many elements: quantised optimizers divide a tensor into blocks of
+256 or 128 and leave one that they do not divide in fp32."""
 
 
 class Bucket:
@@ -49,7 +52,7 @@ class Bucket:
         for p in parameters:
             self.offsets.append(end)
             end += _round_up(p.numel(), ALIGN)
-        length = _round_up(end, world * ALIGN)
+        length = _round_up(end, world * SHARE_ALIGN)
         self.flat = torch.zeros(length, dtype=parameters[0].dtype, device=training.device)
         for p, view in zip(parameters, self.views(self.flat), strict=True):
             view.copy_(p.detach())
@@ -127,7 +130,7 @@ class FlatEngine(Engine):
         open_buckets: dict[tuple[float, float], list[nn.Parameter]] = {}
         full: list[tuple[tuple[float, float], list[nn.Parameter]]] = []
         # Backward finishes parameters roughly in the reverse of their order in the model.
-        for name, p in reversed(self.training.named_parameters()):
+        for name, p in reversed(self.training.trained()):
             key = (self.training.weight_decay(name), self.training.share(name, sharded=True))
             members = open_buckets.setdefault(key, [])
             if members and sum(m.numel() for m in (*members, p)) * self.dtype.itemsize > limit:
@@ -264,7 +267,7 @@ class FlatEngine(Engine):
 
     def scale(self, factor: float | torch.Tensor) -> None:
         # The mean over ranks is folded into the one multiplication that clipping needs anyway.
-        torch._foreach_mul_([shard for shard, _ in self._shards()], factor / self.training.degree("dp"))
+        multiply([shard for shard, _ in self._shards()], factor / self.training.degree("dp"))
 
     def step(self) -> None:
         for bucket in reversed(self.buckets):
@@ -303,11 +306,14 @@ class FlatEngine(Engine):
         for bucket in self.buckets:
             bucket.wait_gathered()
 
+    def _frozen(self) -> list[torch.Tensor]:
+        return [p.detach() for _, p in self.training.named_parameters() if not p.requires_grad]
+
     def state(self) -> State:
         masters = [b.master for b in self.buckets] if self.training.master_weights else []
         held = [b.buffer for b in self.buckets] if self.stage == 1 else [*(b.shard for b in self.buckets), *self.pool]
         return State(
-            params=[b.flat for b in self.buckets],
+            params=[*(b.flat for b in self.buckets), *self._frozen()],
             grads=[t for t in held if t is not None],
             optimizer=[*stored(masters), *(t for b in self.buckets for t in optimizer_state(b.optimizer))],
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from strategies.engine import Engine, State, clean, decay_groups, global_norm, local, optimizer_state, set_lr, stored
+from strategies.engine import Engine, State, decay_groups, global_norm, local, multiply, optimizer_state, set_lr, stored
 
 if TYPE_CHECKING:
     from strategies.training import Training
@@ -26,7 +26,7 @@ class ParameterEngine(Engine):
         self, training: Training, *, sharded: bool = False, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
         self.training = training
-        named = [(clean(name), p) for name, p in training.named_parameters()]
+        named = training.trained()
         self.parameters = [p for _, p in named]
         self.shares = [training.share(name, sharded=sharded) for name, _ in named]
         self.replicated = all(share == 1.0 / training.facts.world_size for share in self.shares)
@@ -55,7 +55,7 @@ class ParameterEngine(Engine):
     def scale(self, factor: float | torch.Tensor) -> None:
         gradients = [grad for grad, _ in self._gradients()]
         if gradients and not (isinstance(factor, float) and factor == 1.0):
-            torch._foreach_mul_(gradients, factor)
+            multiply(gradients, factor)
 
     def step(self) -> None:
         self.optimizer.step()
@@ -71,7 +71,7 @@ class ParameterEngine(Engine):
     def state(self) -> State:
         masters = [] if self.masters is self.parameters else self.masters
         return State(
-            params=stored(self.parameters),
+            params=stored(p for _, p in self.training.named_parameters()),
             grads=stored(grad for grad, _ in self._gradients()),
             optimizer=[*stored(masters), *optimizer_state(self.optimizer)],
         )

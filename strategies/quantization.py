@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from strategies.base import Slot, Strategy
+from strategies.base import Slot, Strategy, UnsuitableError
 from strategies.facts import Facts
 from strategies.knob import Choice, Knob, Setting, Settings
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = {"adamw8bit": "AdamW8bit", "adamw4bit": "AdamW4bit", "adamwfp8": "AdamWFp8"}
 """Value -> class in torchao.optim. States are quantised in blocks (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+FP8_CAPABILITY = (8, 9)
+"""From which NVIDIA devices multiply in 8-bit floating point, and Triton stores it (torchao/optim/README.md)."""
+INT8_CAPABILITY = (7, 5)
+"""From which they multiply 8-bit integers on tensor cores (CUDA C++ Programming Guide, Turing)."""
+FP8_ARCHITECTURES = ("gfx94", "gfx95")
+"""AMD's devices that do (MI300 and later); an MI200 says it has capability 9.0, which means something else."""
 
 
 class Quantization(Strategy):
@@ -37,12 +44,19 @@ class Quantization(Strategy):
         return plan["quantization"] != "none"
 
     def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
-        return [{"quantization": kind} for kind in ("int8", "float8", *OPTIMIZERS)]
+        return [{"quantization": kind} for kind in self.searched(self.knobs[0], facts) if kind != "none"]  # type: ignore[arg-type]
+
+    def searched(self, knob: Choice, facts: Facts) -> tuple[Setting, ...]:
+        return tuple(kind for kind in knob.values if kind == "none" or _lacks(str(kind), facts) is None)
 
     def check(self, plan: Settings, facts: Facts) -> str | None:
         kind, model = str(plan["quantization"]), facts.model
         if "torchao" not in facts.extras:
             return f"{kind} needs torchao: pip install 'distributed-harness[quantization]'"
+        if lack := _lacks(kind, facts):
+            return lack
+        if kind != "float8" and facts.device_type != "cpu" and not facts.compiler:
+            return f"{kind} compiles its kernels, which needs a C compiler and Python's headers; none were found"
         if kind in OPTIMIZERS:
             if plan["precision"] == "bf16":
                 return f"{kind} updates in fp32, but precision=bf16 leaves no fp32 weights; use bf16_params"
@@ -73,9 +87,14 @@ class Quantization(Strategy):
         if kind in OPTIMIZERS:
             training.make_optimizer = _optimizer(training, OPTIMIZERS[kind])
             return
+        swapped = 0
         for part in training.parts:
             for _, block in training.units(part):
-                _to_int8(block) if kind == "int8" else _to_float8(block, training.device)
+                swapped += _to_int8(block) if kind == "int8" else _to_float8(block, training.facts)
+        if not swapped:
+            raise UnsuitableError(
+                f"no layer of {training.facts.workload} is an nn.Linear whose products could be in {kind}"
+            )
 
 
 def _optimizer(training: Training, name: str) -> Any:
@@ -93,21 +112,42 @@ def _optimizer(training: Training, name: str) -> Any:
     return make
 
 
-def _to_int8(block: nn.Module) -> None:
+def _lacks(kind: str, facts: Facts) -> str | None:
+    """What the devices lack for a value, in one sentence, or None."""
+    if facts.capability and facts.capability < FP8_CAPABILITY and kind in ("float8", "adamwfp8"):
+        have, need = (".".join(map(str, each)) for each in (facts.capability, FP8_CAPABILITY))
+        return f"{kind} needs compute capability {need} for its 8-bit floating point, but the device has {have}"
+    if facts.capability and facts.capability < INT8_CAPABILITY and kind == "int8":
+        have, need = (".".join(map(str, each)) for each in (facts.capability, INT8_CAPABILITY))
+        return f"int8 needs compute capability {need} for its products, but the device has {have}"
+    if facts.architecture and not facts.architecture.startswith(FP8_ARCHITECTURES) and kind in ("float8", "adamwfp8"):
+        return (
+            f"{kind} needs an AMD device with 8-bit floating point (gfx942, gfx950), but this is {facts.architecture}"
+        )
+    if facts.device_type not in ("cpu", "cuda") and kind != "none":
+        return f"{kind} has kernels for CUDA, ROCm and the CPU, but the device is {facts.device_type}"
+    return None
+
+
+def _to_int8(block: nn.Module) -> int:
+    """Swap the linear layers of a block; how many there are."""
     from torchao.prototype.quantized_training.int8_mixed_precision import (
         Int8MixedPrecisionTrainingConfig,
         Int8MixedPrecisionTrainingLinear,
     )
 
-    for module in block.modules():
-        if type(module) is nn.Linear:
-            # Only forward differs; the weight stays an ordinary parameter, which every data-parallel kind can hold.
-            module.__class__ = Int8MixedPrecisionTrainingLinear
-            module.config = Int8MixedPrecisionTrainingConfig()
+    linear = [module for module in block.modules() if type(module) is nn.Linear]
+    for module in linear:
+        # Only forward differs; the weight stays an ordinary parameter, which every data-parallel kind can hold.
+        module.__class__ = Int8MixedPrecisionTrainingLinear
+        module.config = Int8MixedPrecisionTrainingConfig()
+    return len(linear)
 
 
-def _to_float8(block: nn.Module, device: torch.device) -> None:
+def _to_float8(block: nn.Module, facts: Facts) -> int:
+    """Likewise."""
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    from torchao.float8.float8_linear import Float8Linear
 
-    emulate = device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9)
-    convert_to_float8_training(block, config=Float8LinearConfig(emulate=emulate))
+    convert_to_float8_training(block, config=Float8LinearConfig(emulate=facts.device_type == "cpu"))
+    return sum(isinstance(module, Float8Linear) for module in block.modules())

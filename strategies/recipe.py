@@ -12,6 +12,7 @@ from strategies.facts import Facts
 from strategies.knob import Settings
 from strategies.optimizer import OptimizerConfig
 from strategies.parameter_engine import ParameterEngine
+from strategies.precision import multiply_in
 from strategies.training import Initial, Loss, Metric, Training
 
 ORDER = (
@@ -53,6 +54,7 @@ def build(
         metric: (outputs, targets) -> a second figure of merit.
         optimizer: AdamW's constants; the defaults if None.
     """
+    multiply_in(str(plan["precision"]))
     training = Training(
         model,
         plan=plan,

@@ -170,7 +170,7 @@ class Divider:
         name, weight = f"{path}.weight", module.weight
         if name not in self.training.slices:
             tied = [n for n, p in self._meta_parameters() if p is weight]
-            divided = nn.Parameter(cut(weight.detach()))  # type: ignore[operator]
+            divided = nn.Parameter(cut(weight.detach()), requires_grad=weight.requires_grad)  # type: ignore[operator, arg-type]
             for other in {name, *tied}:
                 self.training.slices[other] = cut
                 self._replace(other, divided)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from strategies.engine import Engine
+from strategies.engine import Engine, clean
 from strategies.facts import Facts
 from strategies.knob import Settings
 from strategies.optimizer import OptimizerConfig
@@ -89,7 +90,8 @@ class Training:
         """Left behind by the data-parallel strategy."""
         self.forward_backward = self._accumulate
         """Runs all micro-batches of a step; a pipeline replaces it by its schedule."""
-        self._made: dict[nn.Parameter, nn.Parameter] = {}
+        # Weak, or each rank would keep the undivided parameters that ZeRO-3 has long replaced by its shards.
+        self._made: weakref.WeakValueDictionary[nn.Parameter, nn.Parameter] = weakref.WeakValueDictionary()
 
     # -- the mesh
 
@@ -152,6 +154,8 @@ class Training:
     def materialise(self, module: nn.Module, prefix: str = "") -> None:
         """Give the meta parameters of `module` their initial values, on the device, in `param_dtype`, divided.
 
+        Buffers have their values since the model was built; they follow to the device.
+
         Args:
             module: a part, or a submodule of it.
             prefix: the submodule's name in the model.
@@ -160,18 +164,27 @@ class Training:
             for name, parameter in list(owner._parameters.items()):
                 if parameter is None or not parameter.is_meta:
                     continue
-                if parameter not in self._made:
-                    self._made[parameter] = self._initialised(f"{path}.{name}" if path else name)
-                owner._parameters[name] = self._made[parameter]  # a tied parameter stays one
+                made = self._made.get(parameter)
+                if made is None:
+                    made = self._made[parameter] = self._initialised(f"{path}.{name}" if path else name, parameter)
+                owner._parameters[name] = made  # a tied parameter stays one
+            for name, buffer in list(owner._buffers.items()):
+                if buffer is not None:
+                    owner._buffers[name] = buffer.to(self.device)
 
-    def _initialised(self, name: str) -> nn.Parameter:
+    def _initialised(self, name: str, meta: nn.Parameter) -> nn.Parameter:
         full = self.initial(name, self.full_shapes[name], self.device)
         cut = self.slices.get(name, lambda tensor: tensor)
-        return nn.Parameter(cut(full).to(self.param_dtype).clone(memory_format=torch.contiguous_format))
+        value = cut(full).to(self.param_dtype).clone(memory_format=torch.contiguous_format)
+        return nn.Parameter(value, requires_grad=meta.requires_grad)
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """(name in the undivided model, parameter) of every parameter this rank holds."""
-        return [item for part in self.parts for item in part.named_parameters()]
+        return [(clean(name), p) for part in self.parts for name, p in part.named_parameters()]
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Those of them that are not frozen."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
 
     def weight_decay(self, name: str) -> float:
         """AdamW's decay of a parameter: vectors are not decayed."""

@@ -77,7 +77,7 @@ class Zero1(Strategy):
         ddp.wrap(training, gradient_as_bucket_view=True)
         config = training.config
         optimizer = ZeroRedundancyOptimizer(
-            decay_groups((training.weight_decay(n.removeprefix("module.")), p) for n, p in training.named_parameters()),
+            decay_groups((training.weight_decay(name), p) for name, p in training.trained()),
             optimizer_class=torch.optim.AdamW,
             process_group=training.group("dp"),
             lr=config.lr,

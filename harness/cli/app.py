@@ -49,6 +49,7 @@ MemoryLimit = Annotated[str | None, _search(help="Memory of one rank, such as 6G
 Measure = Annotated[str | None, _measured(help="Budget of a trial's measured window, such as 2.5s.")]
 PrecisionTarget = Annotated[str | None, _measured(help="A window ends when its interval is this narrow: 2%.")]
 StartDeadline = Annotated[str | None, _measured(help="A trial without a first step hangs after this.")]
+CompileDeadline = Annotated[str | None, _measured(help="The same of a plan that compiles kernels. [default: 10m]")]
 StepDeadline = Annotated[str | None, _measured(help="A rank without a sign of life hangs after this.")]
 HardwareLabel = Annotated[str | None, _recorded(help="Part of the hardware_id, such as ib-400g.")]
 Results = Annotated[Path | None, _recorded(help="Folder of the parquet files.")]
@@ -71,7 +72,9 @@ def sweep(
     precision: Annotated[str | None, _search(help="Number formats in play, such as fp32,bf16_params.")] = None,
     set: Set = None,
     trials: Annotated[int | None, _long(help="Launches, those of earlier runs included.")] = None,
-    time_budget: Annotated[str | None, _long(help="Wall time, such as 90s, 5m or 2h. [default: 3m]")] = None,
+    time_budget: Annotated[
+        str | None, _long(help="Wall time, such as 90s, 5m or 2h. [default: 3m, 10m on GPUs]")
+    ] = None,
     sampler: Annotated[str | None, _search(help="guided, tpe, gp, random, grid, nsga2 or cmaes.")] = None,
     objective: Annotated[str | None, _search(help="throughput, memory, pareto or time-to-loss.")] = None,
     memory_limit: MemoryLimit = None,
@@ -85,6 +88,7 @@ def sweep(
     relaunches: Annotated[int | None, _measured(help="Fresh launches of each at least; 0: none. [default: 3]")] = None,
     resolution: Annotated[str | None, _measured(help="Difference between them that must show. [default: 5%]")] = None,
     start_deadline: StartDeadline = None,
+    compile_deadline: CompileDeadline = None,
     step_deadline: StepDeadline = None,
     hardware_label: HardwareLabel = None,
     seed: Seed = None,
@@ -120,6 +124,7 @@ def run(
     measure: Measure = None,
     precision_target: PrecisionTarget = None,
     start_deadline: StartDeadline = None,
+    compile_deadline: CompileDeadline = None,
     step_deadline: StepDeadline = None,
     hardware_label: HardwareLabel = None,
     seed: Seed = None,

@@ -30,7 +30,7 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
     console = _console(to_stderr=as_json)
     with (
         launchers.create("local", PRELOAD) as launcher,
-        SweepDisplay(console, config.seconds, config.trials) as display,
+        SweepDisplay(console, None if config.time_budget is None else config.seconds, config.trials) as display,
     ):
         launcher.warm_up()  # its imports take as long as ours and go on meanwhile
         from harness.report.sweep_view import SweepView

@@ -76,6 +76,15 @@ class SweepDisplay:
                 f"global batch {workload.global_batch_size} x {workload.seq_len}",
                 highlight=False,
             )
+        if experiment.enlarged_from is not None:
+            batch = next(iter(experiment.workloads))
+            say = f"its own batch is {experiment.enlarged_from}, which {experiment.world_size} ranks do not divide"
+            self.console.print(f"          {say}: {batch} is used; --global-batch chooses another", highlight=False)
+        if machine.unused:
+            self.console.print(f"note      {machine.unused}", highlight=False, markup=False, soft_wrap=True)
+        if self.seconds is None and self.trials is None:
+            self.seconds = experiment.seconds
+            self.progress.update(self.task, total=self.seconds)
         names = " ".join(strategy.name for strategy in experiment.strategies)
         self.console.print(f"searching {names}", highlight=False)
 

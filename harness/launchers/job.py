@@ -34,6 +34,8 @@ class Deadlines:
 
     start: float = 120.0
     """From the launch to the end of the first step of every rank."""
+    compiling: float = 600.0
+    """Likewise of a plan that compiles kernels in its first step."""
     step: float = 60.0
     """Between any two signs of life after that."""
 

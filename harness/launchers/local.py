@@ -19,6 +19,7 @@ from harness.errors import MeasurementError, no_temporary_folder
 from harness.launchers.job import Job
 from harness.launchers.launcher import Launcher, RankExit, Ranks
 from harness.launchers.processes import PATIENCE, alive, die_first, die_with_parent, kill_below, kill_group, kill_marked
+from harness.machine.accelerators import PCI_ORDER
 
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
@@ -29,6 +30,11 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_ARENA_MAX": "2",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    PCI_ORDER[0]: PCI_ORDER[1],  # as devices were looked up
+    # The parent watches for ranks that hang, with deadlines the user chose; a second watchdog would end ranks after ten
+    # minutes, and those that wait for one that failed before they have said why.
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TRITON_CACHE_AUTOTUNING": "1",  # what one launch has tried out, the next need not
 }
 """What the server and its ranks find in their environment, unless the user set it."""
 

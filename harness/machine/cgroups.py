@@ -1,129 +1,98 @@
-"""Memory control groups: a hard limit for each rank where the system permits it, and how much memory is left.
+"""What the kernel lets this process have: its control groups' limits, use, pressure and kills, in both versions.
 
-https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max, memory.events), and of version 1
-https://docs.kernel.org/admin-guide/cgroup-v1/memory.html (memory.limit_in_bytes, memory.oom_control).
+https://docs.kernel.org/admin-guide/cgroup-v2.html, and of version 1 https://docs.kernel.org/admin-guide/cgroup-v1/. A
+limit of any group around a process holds for it too. The CPUs of its cpuset need no look: affinity has them already.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import signal
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from harness.machine.hardware import control_groups
-
-MARGIN = 64 << 20
-"""What the kernel needs for a rank (page tables, sockets, cached files) and the harness's limit leaves out, in B."""
-EMPTYING = 2.0
-"""How long the kernel may take to let go of a group whose last process has ended, in s."""
-
-_LIMITS = ("memory.max", "memory.limit_in_bytes")
+MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
+"""Files with a group's limit, in version 2 and 1; so are the others."""
 _USES = ("memory.current", "memory.usage_in_bytes")
-_SWAP_LIMITS = ("memory.swap.max", "memory.memsw.limit_in_bytes")
-_COUNTERS = ("memory.events", "memory.oom_control")
+_KILLS = ("memory.events", "memory.oom_control")
+_RECLAIMED = ("inactive_file", "active_file", "slab_reclaimable")
+_NOT_YET = ("file_dirty", "file_writeback", "dirty", "writeback")
+
+Mount = tuple[set[str], str, Path]
+"""Controllers ("" for version 2), the group that is seen at the mount point, the mount point."""
 
 
-@dataclass
-class RankGroups:
-    """A group for each rank of a trial, or none where groups cannot be made. A context manager.
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """Folders of the process's control group and of every group around it, in either version of the interface.
 
-    The kernel ends what outgrows its group at once, where a look from outside comes too late, and counts it. Pages that
-    a rank shares with the server it was forked from are charged to the server until the rank writes to them: a group
-    may hold what the rank held at its start beside the limit. The harness's own limit is watched for as without groups.
+    Args:
+        controller: "memory" or "cpu".
+        root: where /proc and /sys are looked for.
     """
-
-    limit: int | None
-    """Bytes a rank may hold beyond what it began with; None: no groups are made."""
-    _groups: dict[int, Path] = field(default_factory=dict)
-
-    def add(self, pids: Mapping[int, int]) -> None:
-        """Put ranks that have just been started into groups of their own.
-
-        Args:
-            pids: rank -> process id.
-        """
-        home = _home() if self.limit is not None else None
-        for rank, pid in pids.items() if home else ():
-            with contextlib.suppress(OSError, psutil.Error):  # not permitted after all, or it ended already
-                held = psutil.Process(pid).memory_info()
-                group = home / f"harness-{os.getpid()}-{rank}-{secrets.token_hex(4)}"  # type: ignore[operator]
-                group.mkdir()
-                self._groups[rank] = group
-                _limit(group, (self.limit or 0) + held.rss - getattr(held, "shared", 0) + MARGIN)
-                (group / "cgroup.procs").write_text(str(pid))
-
-    def oom_kills(self) -> dict[int, int]:
-        """Rank -> processes of its group that the kernel's out-of-memory killer has ended; only those above 0."""
-        counts = {rank: _oom_kills(group) for rank, group in self._groups.items()}
-        return {rank: count for rank, count in counts.items() if count}
-
-    def __enter__(self) -> RankGroups:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        end = time.monotonic() + EMPTYING
-        for group in self._groups.values():
-            while not _removed(group) and time.monotonic() < end:
-                time.sleep(0.01)
+    mounts = list(_mounts(root))
+    for line in text(root / "proc/self/cgroup", "").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if not controllers or controller in controllers.split(","):
+            yield from _around(group, _mount_of(controller if controllers else "", mounts, root))
 
 
-def _home() -> Path | None:
-    """The group closest to this process in which groups with a memory limit can be made.
-
-    In version 2 a group that has processes of its own can have no children with limits, so its parent is tried too.
-    """
-    for group in control_groups("memory"):
-        trial = group / f"harness-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            trial.mkdir()
-        except OSError:
-            continue
-        usable = any((trial / name).exists() for name in _LIMITS) and os.access(trial / "cgroup.procs", os.W_OK)
-        trial.rmdir()
-        if usable:
-            return group
-    return None
+def _around(group: str, mount: tuple[str, Path]) -> Iterator[Path]:
+    """From a group up to what is mounted."""
+    seen, point = mount
+    # Within a container the mount may begin at its own group, whose path is told from the host's root all the same.
+    within = os.path.relpath(group, seen) if group.startswith(seen) else "."
+    folder = point / within if not within.startswith("..") else point
+    while folder != point:
+        yield folder
+        folder = folder.parent
+    yield point
 
 
-def _limit(group: Path, size: int) -> None:
-    for name in _LIMITS:
-        if (group / name).exists():
-            (group / name).write_text(str(size))
-    for name, value in zip(_SWAP_LIMITS, (0, size), strict=True):
-        if (group / name).exists():
-            with contextlib.suppress(OSError):  # the kernel may not account for swap
-                (group / name).write_text(str(value))
+def _mount_of(controller: str, mounts: list[Mount], root: Path) -> tuple[str, Path]:
+    """(the group seen there, mount point) of a controller, "" being version 2."""
+    usual = ("/", root / "sys/fs/cgroup" / controller)
+    return next(((seen, point) for names, seen, point in mounts if controller in names), usual)
 
 
-def _oom_kills(group: Path) -> int:
-    for name in _COUNTERS:
-        with contextlib.suppress(OSError):
-            for line in (group / name).read_text().splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-    return 0
+def _mounts(root: Path) -> Iterator[Mount]:
+    """https://docs.kernel.org/filesystems/proc.html, /proc/PID/mountinfo"""
+    for line in text(root / "proc/self/mountinfo", "").splitlines():
+        fields, _, beyond = line.partition(" - ")
+        kind, _, options = beyond.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            _, _, _, seen, point, *_ = fields.split(" ")
+            names = {""} if kind == "cgroup2" else set(options.replace(",", " ").split())
+            yield names, _unescaped(seen), root / _unescaped(point).lstrip("/")
 
 
-def _removed(group: Path) -> bool:
-    try:
-        for pid in (group / "cgroup.procs").read_text().split():  # something a rank started
-            os.kill(int(pid), signal.SIGKILL)
-        group.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
+def _unescaped(path: str) -> str:
+    """Spaces and the like stand as octal numbers there."""
+    return path.encode().decode("unicode_escape").encode("latin-1").decode(errors="replace")
 
 
-# -- what is left
+# -- processor
+
+
+def cpu_quotas(root: Path = Path("/")) -> list[float]:
+    """Cores' worth of time that each group grants; groups without a limit are left out."""
+    quotas = []
+    for group in control_groups("cpu", root):
+        v2 = text(group / "cpu.max", "").split()
+        quota, period = v2 if v2 else (text(group / "cpu.cfs_quota_us", ""), text(group / "cpu.cfs_period_us", ""))
+        if quota.isdecimal() and period.isdecimal():  # "max" and -1 set no limit
+            quotas.append(int(quota) / int(period))
+    return quotas
+
+
+# -- memory
+
+
+def memory_limits(root: Path = Path("/")) -> list[int]:
+    """Bytes that each group may hold; groups without a limit are left out."""
+    found = (_first_number(group, MEMORY_LIMITS) for group in control_groups("memory", root))
+    return [limit for limit in found if limit is not None]
 
 
 def available_bytes() -> int:
@@ -131,22 +100,56 @@ def available_bytes() -> int:
     machine = psutil.virtual_memory()
     left = [int(machine.available)]
     for group in control_groups("memory"):
-        limit, used = _first_number(group, _LIMITS), _first_number(group, _USES)
+        limit, used = _first_number(group, MEMORY_LIMITS), _first_number(group, _USES)
         if limit is not None and used is not None and limit < machine.total:
-            left.append(max(0, limit - used + _inactive_file(group)))
+            left.append(max(0, min(limit, limit - used + _reclaimable(group))))
     return min(left)
 
 
-def _first_number(group: Path, names: tuple[str, ...]) -> int | None:
-    for name in names:
-        with contextlib.suppress(OSError, ValueError):  # the other version's name, or "max"
-            return int((group / name).read_text())
-    return None
+def memory_pressure(root: Path = Path("/")) -> float | None:
+    """Share of the last ten seconds in which every process waited for memory, in the worst group around this one; None
+    where the kernel does not say (https://docs.kernel.org/accounting/psi.html)."""
+    files = [group / "memory.pressure" for group in control_groups("memory", root)] + [root / "proc/pressure/memory"]
+    shares = []
+    for file in files:
+        for line in text(file, "").splitlines():
+            kind, *fields = line.split()
+            if kind == "full":
+                shares.append(float(dict(field.split("=") for field in fields)["avg10"]) / 100)
+    return max(shares, default=None)
 
 
-def _inactive_file(group: Path) -> int:
-    """Bytes of cached files that the kernel takes back before it kills."""
-    with contextlib.suppress(OSError):
-        found = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return int(found.get("total_inactive_file", found.get("inactive_file", 0)))
+def oom_kills(group: Path) -> int:
+    """Processes of a group that the kernel's out-of-memory killer has ended."""
+    for name in _KILLS:
+        for line in text(group / name, "").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
     return 0
+
+
+def _first_number(group: Path, names: tuple[str, ...]) -> int | None:
+    """The number in the first of these files that has one; version 2 writes "max" for none."""
+    return next((int(found) for name in names if (found := text(group / name, "")).isdecimal()), None)
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes that the kernel takes back before it kills: cached files, but for what it must write first, and slabs."""
+    found: dict[str, int] = {}
+    for line in text(group / "memory.stat", "").splitlines():
+        with contextlib.suppress(ValueError):
+            name, value = line.split()
+            found[name] = int(value)
+
+    def total(name: str) -> int:  # version 1 counts the groups below apart
+        return found.get(f"total_{name}", found.get(name, 0))
+
+    return max(0, sum(map(total, _RECLAIMED)) - sum(map(total, _NOT_YET)))
+
+
+def text(path: Path, default: str) -> str:
+    """What a file of the kernel holds, or the default if there is none."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return default

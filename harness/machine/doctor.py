@@ -80,7 +80,8 @@ def examine(results: Path = Path("results"), hardware: Hardware | None = None, n
     return [
         _ok("python", platform.python_version()),
         torch_build(machine, torch),
-        devices(machine, torch),
+        devices(machine),
+        persistence(machine, nvml),
         nvml_readable(machine, nvidia.problem(nvml), Path("/proc/driver/nvidia/version").exists()),
         gloo(torch),
         nccl(machine, torch),
@@ -109,9 +110,6 @@ def torch_build(machine: Hardware, torch: Any) -> Finding:
             f"{machine.torch_build} is installed, but cannot be imported" if machine.torch_build else "not installed"
         )
         return _missing("torch", found, _REINSTALL_TORCH)
-    if machine.devices and torch.version.cuda is None:
-        found = f"{torch.__version__} is not built for {_names(machine)}: ranks would run on the CPU"
-        return _warn("torch", found, _REINSTALL_TORCH)
     return _ok("torch", str(torch.__version__))
 
 
@@ -137,16 +135,22 @@ def compiler(command: str) -> Finding:
 # -- devices and communication
 
 
-def devices(machine: Hardware, torch: Any) -> Finding:
-    """The devices that torch can use."""
-    if machine.devices and torch is not None and torch.version.cuda and not torch.cuda.is_available():
-        driver = f"driver {machine.devices[0].driver or 'of unknown version'}"
-        found = f"torch is built for CUDA {torch.version.cuda}, which {driver} does not start on {_names(machine)}"
-        return _missing("devices", found, _REINSTALL_TORCH)
-    if machine.devices:
-        return _ok("devices", _names(machine))
-    other = torch.accelerator.current_accelerator() if torch is not None else None
-    return _ok("devices", f"{other.type} (details unknown)" if other else "none; ranks run on the CPU")
+def devices(machine: Hardware) -> Finding:
+    """The devices that ranks can run on, as torch sees them, and those that they cannot."""
+    if machine.unused:
+        fix = _REINSTALL_TORCH if "mps" not in machine.unused and not machine.devices else "python -m harness sweep"
+        return (_warn if machine.devices else _missing)("devices", machine.unused, fix)
+    return _ok("devices", _names(machine) if machine.devices else "none; ranks run on the CPU")
+
+
+def persistence(machine: Hardware, nvml: Any = None) -> Finding:
+    """The driver keeps NVIDIA's devices ready between launches."""
+    with nvidia.session(nvml) as library:
+        handles = [nvidia.of_uuid(library, device.uuid, index) for index, device in enumerate(machine.devices)]
+        modes = [nvidia.persistence(library, handle) for handle in handles if handle is not None]
+    if False in modes:
+        return _warn("persistence", "off: each launch waits for the driver to start", "sudo nvidia-smi -pm 1")
+    return _ok("persistence", "on" if modes and None not in modes else "does not apply")
 
 
 def nvml_readable(machine: Hardware, problem: str | None, driver_loaded: bool) -> Finding:
@@ -167,7 +171,10 @@ def gloo(torch: Any) -> Finding:
 
 
 def nccl(machine: Hardware, torch: Any) -> Finding:
-    """The backend of ranks on CUDA devices."""
+    """The backend of ranks on devices."""
+    if machine.device_type == "xpu":
+        has = torch is not None and torch.distributed.is_available() and torch.distributed.is_xccl_available()
+        return _ok("nccl", "xccl is available") if has else _missing("nccl", "torch has no xccl", _REINSTALL_TORCH)
     if machine.device_type != "cuda":
         return _ok("nccl", "not needed without CUDA devices")
     if torch is None or not (torch.distributed.is_available() and torch.distributed.is_nccl_available()):
@@ -203,24 +210,25 @@ def loopback(interface: str | None, host: str, addresses: Mapping[str, frozenset
 def ranks(machine: Hardware) -> Finding:
     """How many ranks run without sharing a core or device."""
     if (count := sensible_ranks(machine)) > 1:
-        return _ok("ranks", f"up to {count} without sharing")
-    shared = "device" if machine.device_type == "cuda" else "core"
+        return _ok("ranks", f"up to {count} without sharing; {machine.default_ranks} unless told otherwise")
+    shared = "device" if machine.devices else "core"
     found = f"more than one would share one {shared}, so strategies could be tried but not timed"
     return _warn("ranks", found, "python -m harness sweep --world-size 1")
 
 
 def sensible_ranks(machine: Hardware) -> int:
     """Ranks that have a device, or a physical core, each to itself."""
-    if machine.device_type == "cuda":
+    if machine.devices:
         return len(machine.devices)
-    return min(machine.usable_cores, machine.physical_cores or machine.usable_cores)
+    physical = machine.usable_physical_cores or machine.physical_cores
+    return min(machine.usable_cores, physical or machine.usable_cores)
 
 
 def memory(machine: Hardware, available_bytes: int) -> Finding:
     """There is free memory for that many ranks."""
     free = min(available_bytes, machine.memory_bytes)
     found = f"{free / GIB:.1f} of {machine.memory_bytes / GIB:.1f} GiB free"
-    if free < sensible_ranks(machine) * _RANK_MEMORY_BYTES:
+    if free < machine.default_ranks * _RANK_MEMORY_BYTES:
         fitting = max(1, free // _RANK_MEMORY_BYTES)
         return _warn("memory", f"{found}; a rank needs about 1 GiB", f"python -m harness sweep --world-size {fitting}")
     return _ok("memory", found)
@@ -231,7 +239,7 @@ def shared_memory(machine: Hardware, size_bytes: int | None) -> Finding:
     if size_bytes is None:
         return _ok("/dev/shm", "none on this system")
     found = f"{size_bytes / GIB:.2f} GiB"
-    if machine.device_type == "cuda" and size_bytes < _CUDA_SHM_BYTES:
+    if machine.devices and size_bytes < _CUDA_SHM_BYTES:
         fix = "sudo mount -o remount,size=8G /dev/shm  # in a container, start it with --shm-size=8g"
         return _warn("/dev/shm", f"{found}; NCCL may need 1 GiB", fix)
     return _ok("/dev/shm", found)

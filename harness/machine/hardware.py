@@ -7,21 +7,23 @@ Linux is read from /proc, /sys and the process's control groups, macOS from sysc
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
+import itertools
 import json
 import os
 import platform
 import re
-import subprocess
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from harness.machine import accelerators, cgroups, processor
 from harness.machine import nvml as nvidia
+from harness.machine.accelerators import Accelerators
 from harness.machine.nvml import Device, DeviceState
 
 __all__ = ["Device", "DeviceState", "Hardware", "MachineState", "detect", "state"]
@@ -37,6 +39,8 @@ class Hardware:
     """As the processor calls itself."""
     physical_cores: int | None
     """Cores of the machine, hardware threads not counted."""
+    usable_physical_cores: int | None = None
+    """Cores whose hardware threads affinity leaves to this process: two threads of one core are one."""
     usable_cores: int
     """Logical cores that affinity and the control groups' quota leave to this process, at least 1."""
     memory_bytes: int
@@ -56,7 +60,11 @@ class Hardware:
     numa_nodes: int | None = None
     """Memory nodes."""
     devices: tuple[Device, ...] = ()
-    """Visible accelerators, in the order of CUDA_VISIBLE_DEVICES."""
+    """Accelerators that ranks can run on, in torch's order."""
+    accelerator: str = "cuda"
+    """Torch's name of their kind; AMD's are "cuda" too."""
+    unused: str | None = None
+    """Why accelerators that are here are not among the devices, in one sentence; None if there are none."""
     interconnect: str | None = None
     """How the devices reach each other; None with fewer than two."""
     kernel: str | None = None
@@ -70,14 +78,41 @@ class Hardware:
 
     @property
     def device_type(self) -> str:
-        """ "cuda" if there is a visible device and torch is not built for something else, otherwise "cpu"."""
-        build = (self.torch_build or "+cpu").partition("+")[2]
-        return "cuda" if self.devices and not build.startswith(("cpu", "rocm", "xpu")) else "cpu"
+        """Torch's name of what ranks run on: that of the devices if there are any, otherwise "cpu"."""
+        return self.accelerator if self.devices else "cpu"
+
+    @property
+    def default_ranks(self) -> int:
+        """Ranks of a run that was not told how many: one for each device, two on a CPU, whatever it has.
+
+        Two show everything that divides a training, and are what every batch and every model can be divided over.
+        """
+        return len(self.devices) or 2
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """NVIDIA's compute capability of the least capable device; None if there is none, or it is not NVIDIA's."""
+        found = [d.compute_capability for d in self.devices if d.compute_capability]
+        return min((int(major), int(minor)) for major, minor in (each.split(".") for each in found)) if found else None
+
+    @property
+    def architecture(self) -> str | None:
+        """AMD's name of the devices' architecture, the oldest if they differ; None for all others."""
+        return min((d.architecture for d in self.devices if d.architecture), default=None)
+
+    @property
+    def machine_id(self) -> str:
+        """The `hardware_id` that does not change with the versions of torch and the driver."""
+        versions = {"torch": None, "devices": [[*of[:3], None] for of in self.identity()["devices"]]}
+        return self._named(self.identity() | versions)
 
     @property
     def hardware_id(self) -> str:
         """Readable slug plus hash, such as "cpu-amd-epyc-2c-23g-1a2b3c" or "8xh100-80g-4d5e6f"."""
-        text = json.dumps(self.identity(), sort_keys=True)
+        return self._named(self.identity())
+
+    def _named(self, identity: Mapping[str, Any]) -> str:
+        text = json.dumps(identity, sort_keys=True)
         slug = f"{self._slug()}-{_dashed(self.label)}" if self.label else self._slug()
         return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
@@ -127,6 +162,8 @@ class Hardware:
 class MachineState:
     """The machine at one moment, to tell whether a trial ran on a busy or throttled one."""
 
+    at_s: float = field(default_factory=time.monotonic, compare=False)
+    """When it was looked at, on the machine's monotonic clock."""
     load_1min: float | None = None
     """Runnable processes, averaged over the last minute."""
     cpu_frequency_mhz: float | None = None
@@ -135,158 +172,88 @@ class MachineState:
     """In the order of `Hardware.devices`."""
 
 
-def detect(nvml: Any = None, root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Hardware:
+def detect(
+    nvml: Any = None,
+    root: Path = Path("/"),
+    environ: Mapping[str, str] = os.environ,
+    seen: Accelerators | None = None,
+) -> Hardware:
     """Read the machine.
 
     Args:
         nvml: a module with pynvml's functions; None takes the installed one, if any.
         root: where /proc and /sys are looked for.
         environ: where CUDA_VISIBLE_DEVICES is looked for.
+        seen: the accelerators that torch finds; None: it is asked.
     """
+    seen, build = accelerators.ask(environ) if seen is None else seen, accelerators.build()
     with nvidia.session(nvml) as library:
-        handles = nvidia.visible(library, environ.get("CUDA_VISIBLE_DEVICES"))
-        devices = tuple(nvidia.device(library, handle) for handle in handles)
-        interconnect = nvidia.interconnect(library, handles)
-    now, most = _frequency_mhz()
-    caches = _caches(root)
+        listed = nvidia.visible(library, environ.get("CUDA_VISIBLE_DEVICES"))
+        cards = [nvidia.device(library, handle).name for handle in listed]
+        usable = seen.devices if seen.kind in accelerators.RUN_ON else ()
+        handles = [nvidia.of_uuid(library, device.uuid, index) for index, device in enumerate(usable)]
+        driver = [None if handle is None else nvidia.device(library, handle) for handle in handles]
+        interconnect = nvidia.interconnect(library, [handle for handle in handles if handle is not None])
+    devices = tuple(itertools.starmap(accelerators.with_driver, zip(usable, driver, strict=True)))
+    now, most = processor.frequency_mhz()
+    caches = processor.caches(root)
     return Hardware(
-        cpu_model=_cpu_model(root),
+        cpu_model=processor.cpu_model(root),
         physical_cores=psutil.cpu_count(logical=False),
-        usable_cores=_usable_cores(root),
-        memory_bytes=min([psutil.virtual_memory().total, *_memory_limits(root)]),
+        usable_physical_cores=processor.usable_physical_cores(root),
+        usable_cores=processor.usable_cores(root),
+        memory_bytes=min([psutil.virtual_memory().total, *cgroups.memory_limits(root)]),
         l1d_bytes=caches.get("l1d_bytes"),
         l2_bytes=caches.get("l2_bytes"),
         l3_bytes=caches.get("l3_bytes"),
         cpu_frequency_mhz=now,
         cpu_frequency_max_mhz=most,
-        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        governor=processor.text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         numa_nodes=len(list(root.glob("sys/devices/system/node/node[0-9]*"))) or None,
         devices=devices,
+        accelerator=seen.kind if seen.kind in accelerators.RUN_ON else "cuda",
+        unused=_unused(seen, devices, cards, build.version),
         interconnect=interconnect,
         kernel=platform.release() or None,
-        operating_system=_os_name(),
-        torch_build=_torch_build(),
+        operating_system=processor.os_name(),
+        torch_build=build.version,
     )
 
 
-def state(nvml: Any = None, environ: Mapping[str, str] = os.environ) -> MachineState:
-    """Read what changes from moment to moment; arguments as for `detect`.
+def _unused(seen: Accelerators, devices: Sequence[Device], cards: Sequence[str], torch: str | None) -> str | None:
+    """Why accelerators that are here are not used, in one sentence.
+
+    Args:
+        seen: what torch answered.
+        devices: those that ranks can run on.
+        cards: names of NVIDIA's cards that this process may use by their driver.
+        torch: its version.
+    """
+    if seen.problem:
+        return f"ranks run on the CPU: {seen.problem}"
+    if seen.kind and seen.kind not in accelerators.RUN_ON:
+        return f"the {seen.kind} device is not used, and ranks run on the CPU: torch has no collectives for it"
+    counted = ", ".join(f"{n} x {name}" for name, n in Counter(cards).items())
+    if cards and not devices:
+        return f"{counted} cannot be used by torch {torch or '(which is not installed)'}: ranks run on the CPU"
+    if len(devices) < len(cards):
+        return f"torch uses {len(devices)} of {counted}: slices of a card (MIG) cannot work together"
+    return None
+
+
+def state(nvml: Any = None, devices: Sequence[Device] = ()) -> MachineState:
+    """Read what changes from moment to moment.
 
     Hold one `nvml.session` open around many calls: it keeps each from starting the driver anew.
+
+    Args:
+        nvml: a module with pynvml's functions; None takes the installed one, if any.
+        devices: of `Hardware`, those that are asked about.
     """
     with nvidia.session(nvml) as library:
-        handles = nvidia.visible(library, environ.get("CUDA_VISIBLE_DEVICES"))
-        devices = tuple(nvidia.device_state(library, handle) for handle in handles)
-    return MachineState(load_1min=_load_1min(), cpu_frequency_mhz=_frequency_mhz()[0], devices=devices)
-
-
-# -- processor
-
-
-def _cpu_model(root: Path) -> str | None:
-    lines = (line.partition(":") for line in (_text(root / "proc/cpuinfo") or "").splitlines())
-    facts = {key.strip(): value.strip() for key, _, value in lines}
-    if "CPU part" in facts and "model name" not in facts:  # Arm names its processors by numbers
-        return f"{platform.machine()} {facts.get('CPU implementer', '')} {facts['CPU part']}"
-    return facts.get("model name") or _sysctl("machdep.cpu.brand_string") or platform.machine() or None
-
-
-def _usable_cores(root: Path) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *map(int, _cpu_quotas(root))]))
-
-
-def _cpu_quotas(root: Path) -> list[float]:
-    """Cores' worth of time that each group grants; https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max)."""
-    quotas = []
-    for group in control_groups("cpu", root):
-        v2 = _text(group / "cpu.max")
-        quota, period = v2.split() if v2 else (_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))
-        if quota and period and quota.isdecimal():  # "max" and -1 set no limit
-            quotas.append(int(quota) / int(period))
-    return quotas
-
-
-def _caches(root: Path) -> dict[str, int | None]:
-    names = {"1": "l1d", "2": "l2", "3": "l3"}
-    sizes = {name: _sysctl(f"hw.{name}cachesize") for name in names.values()}
-    found = {f"{name}_bytes": int(size) if size else None for name, size in sizes.items()}
-    for index in root.glob("sys/devices/system/cpu/cpu0/cache/index[0-9]*"):
-        kind, level, size = (_text(index / name) for name in ("type", "level", "size"))
-        if kind in ("Data", "Unified") and level in names and size and size.endswith("K"):
-            found[f"{names[level]}_bytes"] = int(size[:-1]) * 1024
-    return found
-
-
-def _frequency_mhz() -> tuple[float | None, float | None]:
-    """Current frequency (mean over the cores) and the highest."""
-    try:
-        frequency = psutil.cpu_freq()
-    except (AttributeError, NotImplementedError, OSError, RuntimeError):  # some systems show none
-        frequency = None
-    return (frequency.current or None, frequency.max or None) if frequency else (None, None)
-
-
-def _load_1min() -> float | None:
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
-
-
-# -- memory and system
-
-
-def _memory_limits(root: Path) -> list[int]:
-    names = ("memory.max", "memory.limit_in_bytes")
-    texts = [_text(group / name) for group in control_groups("memory", root) for name in names]
-    return [int(text) for text in texts if text and text.isdecimal()]
-
-
-def control_groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
-    """Folders of the process's control group and of every group around it, in either version of the interface."""
-    for line in (_text(root / "proc/self/cgroup") or "").splitlines():
-        _, controllers, group = line.split(":", 2)
-        if not controllers or controller in controllers.split(","):
-            mount = root / "sys/fs/cgroup" / (controller if controllers else "")
-            folder = mount / group.strip("/")
-            while folder != mount:
-                yield folder
-                folder = folder.parent
-            yield mount
-
-
-def _os_name() -> str | None:
-    if version := platform.mac_ver()[0]:
-        return f"macOS {version}"
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return platform.system() or None
-
-
-def _torch_build() -> str | None:
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip() or None
-    except OSError:
-        return None
-
-
-def _sysctl(name: str) -> str | None:
-    """A value of macOS's sysctl; None on every other system."""
-    if platform.system() != "Darwin":
-        return None
-    try:
-        return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=True).stdout.strip() or None
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        handles = [nvidia.of_uuid(library, device.uuid, index) for index, device in enumerate(devices)]
+        states = tuple(DeviceState() if h is None else nvidia.device_state(library, h) for h in handles)
+    return MachineState(load_1min=processor.load_1min(), cpu_frequency_mhz=processor.frequency_mhz()[0], devices=states)
 
 
 # -- text

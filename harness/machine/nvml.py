@@ -38,7 +38,7 @@ class Device:
     driver: str | None = None
     """Version of the driver."""
     power_limit_w: float | None = None
-    """The limit in force."""
+    """The limit that was set; what is in force at the moment may be less."""
     sm_clock_max_mhz: int | None = None
     """Highest clock of the multiprocessors."""
     memory_clock_max_mhz: int | None = None
@@ -51,6 +51,10 @@ class Device:
     """Highest generation that device and slot share."""
     pcie_width: int | None = None
     """Lanes that device and slot share."""
+    architecture: str | None = None
+    """AMD's name of it, such as "gfx942"."""
+    processors: int | None = None
+    """Multiprocessors, or compute units."""
     uuid: str | None = field(default=None, compare=False)
     """Which physical card it is; devices that differ in it alone are equal."""
 
@@ -65,6 +69,10 @@ class DeviceState:
     power_w: float | None = None
     throttled_by: tuple[str, ...] | None = None
     """What holds its clocks down; () if nothing does, None if the driver does not say."""
+    busy_share: float | None = None
+    """Share of the last moments in which a kernel ran, of any process."""
+    used_bytes: int | None = None
+    """Memory that is taken, by all processes."""
 
 
 @contextmanager
@@ -122,7 +130,7 @@ def visible(nvml: Any, listed: str | None) -> list[Any]:
 def device(nvml: Any, handle: Any) -> Device:
     """What does not change from moment to moment."""
     memory = _ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
-    limit_mw = _ask(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)
+    limit_mw = _ask(nvml, "nvmlDeviceGetPowerManagementLimit", handle)
     capability = _ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
     links = [_ask(nvml, "nvmlDeviceGetNvLinkState", handle, link) for link in range(nvml.NVML_NVLINK_MAX_LINKS)]
     return Device(
@@ -146,6 +154,8 @@ def device_state(nvml: Any, handle: Any) -> DeviceState:
     reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle)
     if reasons is None:  # older drivers know the function by its older name only
         reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+    rates = _ask(nvml, "nvmlDeviceGetUtilizationRates", handle)
+    memory = _ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
     bits = {text: getattr(nvml, f"nvmlClocksThrottleReason{name}") for name, text in _THROTTLES.items()}
     return DeviceState(
         sm_clock_mhz=_ask(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
@@ -153,7 +163,30 @@ def device_state(nvml: Any, handle: Any) -> DeviceState:
         temperature_c=_ask(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
         power_w=None if power_mw is None else power_mw / 1000,
         throttled_by=None if reasons is None else tuple(text for text, bit in bits.items() if reasons & bit),
+        busy_share=None if rates is None else rates.gpu / 100,
+        used_bytes=None if memory is None else int(memory.used),
     )
+
+
+def persistence(nvml: Any, handle: Any) -> bool | None:
+    """Whether the driver keeps a device ready when nobody uses it; None if it does not say."""
+    mode = _ask(nvml, "nvmlDeviceGetPersistenceMode", handle)
+    return None if mode is None else bool(mode)
+
+
+def of_uuid(nvml: Any, uuid: str | None, index: int) -> Any:
+    """The handle of a device that torch knows by this UUID, or of the one at this place where it knows none.
+
+    Torch leaves out what NVML writes before it: "GPU-" for a card, "MIG-" for a slice of one.
+    """
+    if nvml is None:
+        return None
+    if uuid is None:
+        return _ask(nvml, "nvmlDeviceGetHandleByIndex", index)
+    bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
+    names = (uuid, f"GPU-{bare}", f"MIG-{bare}")
+    found = (_ask(nvml, "nvmlDeviceGetHandleByUUID", name) for name in names)
+    return next((handle for handle in found if handle is not None), None)
 
 
 def energy_j(nvml: Any, handle: Any) -> float | None:

@@ -26,6 +26,10 @@ ALIASES = {"a100": "a100-80", "rtx4090": "rtx 4090", "4090": "rtx 4090"}
 """Other names that people use."""
 
 
+TF32_OF_BF16 = 0.5
+"""The dense peak in TF32 as a share of that in bf16 (data sheets of A100, H100, L40S, B200)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
     """What a fit to measured steps says of a device: shares of its data sheet, and fixed costs."""
@@ -104,6 +108,8 @@ class Device:
             InputError: the device has no products in this format.
         """
         if isinstance(compute, str):
+            if compute == "tf32" and "tf32" not in self.peak_flops and "bf16" in self.peak_flops:
+                return self.peak_flops["bf16"] * TF32_OF_BF16
             if compute not in self.peak_flops:
                 raise InputError(f"{self.name} has no peak for {compute}, only for {', '.join(self.peak_flops)}")
             return self.peak_flops[compute]

@@ -37,6 +37,7 @@ class Formats(NamedTuple):
 
 PRECISIONS: dict[str, Formats] = {
     "fp32": Formats(4, 4, 8, 4, 4, 4, 4, "fp32"),
+    "tf32": Formats(4, 4, 8, 4, 4, 4, 4, "tf32"),
     "bf16_autocast": Formats(4, 4, 8, 4, 4, 2, 4, "bf16"),
     "fp16": Formats(4, 4, 8, 4, 4, 2, 4, "fp16"),
     "bf16_params": Formats(2, 2, 12, 4, 2, 2, 2, "bf16"),

@@ -48,7 +48,7 @@ def measured(calibration: Mapping[str, Any], world_size: int, memory_bytes: int)
         link_bandwidth=bandwidth,
         devices_per_node=max(1, world_size),
         network_bandwidth=bandwidth,
-        context_bytes=0.0,
+        context_bytes=float(calibration.get("context_bytes", 0.0)),
         source="measured by harness.rank.calibration",
         efficiency=Efficiency(
             matmul_share=1.0,

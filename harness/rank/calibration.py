@@ -7,7 +7,6 @@ memory, and what one process can do alone says little. Times are medians.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,10 +16,12 @@ import torch.nn.functional as F
 
 from harness.launchers.job import Job
 from harness.plan import Plan
-from harness.rank import probe, stopwatch
+from harness.rank import probe
 from harness.rank.main import device_of, join
+from harness.rank.peak_memory import memory_of
 from harness.rank.stopwatch import Stopwatch
 from strategies import collectives
+from strategies.precision import multiply_in
 
 FILE = "calibration.json"
 PROBES_S = 20.0
@@ -29,6 +30,8 @@ BATCHES = (1, 8)
 """Samples whose tokens are the rows of products."""
 SIZES = (1 << 10, 1 << 18, 1 << 24)
 """Bytes of collectives."""
+BEYOND_CACHES = 1 << 30
+"""Bytes that element-wise operators of a device are timed on; its level-2 cache may hold 100 MB."""
 LARGEST_DEVICE = 1 << 28
 """Bytes of the largest collective among devices, which reach their full rate later."""
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -49,6 +52,7 @@ def main(job: Job, rank: int, plans: Sequence[Plan] = ()) -> None:
         join(job, rank, device)
         group = dist.group.WORLD
     watch = Stopwatch(device, group)
+    multiply_in("fp32")
     found: dict[str, Any] = {
         "threads": job.threads,
         "device_type": device.type,
@@ -60,10 +64,12 @@ def main(job: Job, rank: int, plans: Sequence[Plan] = ()) -> None:
     }
     if group is not None:
         found |= communication(watch, group)
+    if (outside := memory_of(device).outside()) is not None:
+        found["context_bytes"] = outside
     _write(job, rank, found)
     if plans:
-        _write(job, rank, found | probe.run(job, plans, watch, PROBES_S))
-    if group is not None:
+        probe.run(job, plans, watch, PROBES_S, lambda probed: _write(job, rank, found | probed))
+    if group is not None and device.type == "cpu":
         dist.barrier()
         dist.destroy_process_group()
 
@@ -108,7 +114,7 @@ def attention(job: Job, watch: Stopwatch) -> list[dict[str, Any]]:
 
 def elementwise(watch: Stopwatch) -> float:
     """Bytes read and written per second by an operator that computes next to nothing."""
-    data = torch.ones(4 << 20, device=watch.device)
+    data = torch.ones(4 << 20 if watch.device.type == "cpu" else BEYOND_CACHES // 4, device=watch.device)
     return 2 * data.numel() * data.element_size() / watch.seconds(lambda: data * 2.0)
 
 
@@ -118,7 +124,7 @@ def _small_operator(device: torch.device) -> Callable[[], object]:
 
 
 def communication(watch: Stopwatch, group: dist.ProcessGroup) -> dict[str, Any]:
-    """Collectives as strategies run them, by size, and how much slower a product is meanwhile.
+    """Collectives as strategies run them, by size.
 
     A ring sends 2 (n - 1) / n of its data over each link (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce
     algorithms for clusters of workstations").
@@ -142,26 +148,7 @@ def communication(watch: Stopwatch, group: dist.ProcessGroup) -> dict[str, Any]:
         "all_reduce_latency_s": small,
         "all_reduce_bytes_per_s": 2 * (world - 1) / world * large[0] / large[1],
         "backend": dist.get_backend(),
-        "slowdown_under_communication": slowdown(watch, group),
     }
-
-
-def slowdown(watch: Stopwatch, group: dist.ProcessGroup) -> float:
-    """How many times longer a product takes while an all-reduce goes on."""
-    side = 512 if watch.device.type == "cpu" else 8192
-    a = torch.randn(side, side, device=watch.device)
-    data = torch.ones(SIZES[-1] // 4, device=watch.device)
-    alone = watch.seconds(lambda: a @ a)
-    times = []
-    for _ in range(stopwatch.FEWEST):
-        work = dist.all_reduce(data, group=group, async_op=True)
-        begin = time.perf_counter()
-        a @ a
-        if watch.device.type != "cpu":
-            torch.accelerator.current_stream(watch.device).synchronize()
-        times.append(time.perf_counter() - begin)
-        work.wait()
-    return max(1.0, sorted(times)[stopwatch.FEWEST // 2] / alone)
 
 
 def _shift(data: torch.Tensor, group: dist.ProcessGroup) -> None:

@@ -24,14 +24,14 @@ class NvmlMeter:
     """The energy counter of one device (Volta and later).
 
     Args:
-        uuid: of the device, as NVML writes it.
+        uuid: of the device, as NVML or torch writes it.
         nvml: a module with pynvml's functions; None takes the installed one.
     """
 
     def __init__(self, uuid: str, nvml: Any = None) -> None:
         self._session = ExitStack()
         self._nvml = self._session.enter_context(nvidia.session(nvml))
-        self._handle = next(iter(nvidia.visible(self._nvml, uuid)), None)
+        self._handle = nvidia.of_uuid(self._nvml, uuid, 0)
 
     def joules(self) -> float | None:
         return None if self._handle is None else nvidia.energy_j(self._nvml, self._handle)
@@ -87,7 +87,7 @@ class Counters:
         self._first, self._root = rank == 0, root
         self._meter: Meter | None = None
         if device.type == "cuda":
-            self._meter = NvmlMeter(f"GPU-{torch.cuda.get_device_properties(device).uuid}", nvml)
+            self._meter = NvmlMeter(str(torch.cuda.get_device_properties(device).uuid), nvml)
         elif self._first and device.type == "cpu":
             self._meter = RaplMeter(root)
 

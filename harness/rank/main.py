@@ -17,13 +17,27 @@ import torch.distributed as dist
 import strategies
 from harness.launchers.events import EventWriter
 from harness.launchers.job import Job
+from harness.rank import hollow
 from harness.rank.measure import RankTrial
 from harness.rank.peak_memory import held_bytes, memory_of
 from harness.workloads.workload import Workload
 from strategies import recipe
+from strategies.base import UnsuitableError
 from strategies.facts import Facts
 from strategies.knob import Settings
 from strategies.training import Initial, Training
+
+DEVICE_IS_FULL = (
+    "cuda error: out of memory",
+    "hip error: out of memory",
+    "cuda out of memory",
+    "cuda failure 2",
+    "cuda failure 'out of memory'",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "hipblas_status_alloc_failed",
+)
+"""Of messages of the driver, NCCL, cuBLAS and cuDNN."""
 
 
 def main(job: Job, rank: int) -> None:
@@ -57,9 +71,10 @@ def run(job: Job, rank: int, events: EventWriter) -> None:
     events.write("phase", name="build", held_bytes=held_bytes())
     device = device_of(rank, job.facts.device_type)
     memory = memory_of(device)
-    if job.memory_limit is not None and device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, job.memory_limit / total), device)
+    if job.memory_limit is not None and device.type != "cpu":
+        module = torch.get_device_module(device)
+        total = module.get_device_properties(device).total_memory
+        module.set_per_process_memory_fraction(min(1.0, job.memory_limit / total), device)
     torch.set_num_threads(job.threads)
     if job.world_size > 1:
         join(job, rank, device)
@@ -73,6 +88,11 @@ def run(job: Job, rank: int, events: EventWriter) -> None:
     training.engine.drain()
     if job.world_size > 1:
         dist.barrier()
+    if device.type != "cpu":
+        # The process ends next, and with it its communicators; taking them down in an orderly way can hang, and takes
+        # part of a second in every launch.
+        torch.accelerator.synchronize(device)
+    elif job.world_size > 1:
         dist.destroy_process_group()
 
 
@@ -80,7 +100,7 @@ def build(
     workload: Workload, plan: Settings, facts: Facts, device: torch.device, initial: Initial | None = None
 ) -> Training:
     """The workload's model with the plan applied; `initial` gives other values than the workload's own."""
-    with torch.device("meta"):
+    with hollow.parameters():
         model = workload.build()
     return recipe.build(
         model,
@@ -112,7 +132,12 @@ def device_of(rank: int, device_type: str) -> torch.device:
 
 def outcome_of(error: BaseException) -> str:
     """What kind of end an exception is."""
+    if isinstance(error, UnsuitableError):
+        return "infeasible"
     if isinstance(error, torch.OutOfMemoryError):
+        return "oom_device"
+    # What libraries beside the caching allocator cannot get comes as other exceptions, with these words in them.
+    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in DEVICE_IS_FULL):
         return "oom_device"
     # The CPU allocator has no exception type of its own; its name stands in the message of the one it throws.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ class RankTrial:
         self.counters = Counters(rank, training.device)
         self.indices = np.array(training.sample_indices)
         self.next_step = 0
-        self.waiting: list[tuple[int, StepResult]] = []
+        self.waiting: list[tuple[int, StepResult, int]] = []
         self.group = self._control_group()
 
     def warm_up(self) -> None:
@@ -77,10 +78,11 @@ class RankTrial:
         self.clock.restart()
         stop = self._run_window(turn)
         times = self.clock.all()  # waits for a device, which runs ahead of this process
-        read = self.counters.read()
-        self._report("measure", times)
+        read = {**self.counters.read(), "closed": time.monotonic()}
         peaks = {"peak_memory_bytes": self.memory.peak(), "peak_reserved_bytes": self.memory.reserved()}
-        self.events.write("done", **peaks, **read, stop=str(stop))
+        outside = {} if self.memory.outside() is None else {"memory_outside_bytes": self.memory.outside()}
+        self._report("measure", times)
+        self.events.write("done", **peaks, **outside, **read, stop=str(stop))
 
     def _run_window(self, turn: int) -> Stop:
         settings = self.job.measurement
@@ -104,12 +106,10 @@ class RankTrial:
     def step(self, phase: str) -> None:
         """One step, with everything that is told of it."""
         device = self.training.device
-        inputs, targets = self.job.workload.samples(self.next_step, self.indices)
-        result = self.training.step(
-            self.next_step, inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        )
+        inputs, targets = (sent(t, device) for t in self.job.workload.samples(self.next_step, self.indices))
+        result = self.training.step(self.next_step, inputs, targets)
         self.clock.mark()
-        self.waiting.append((self.next_step, result))
+        self.waiting.append((self.next_step, result, self.memory.now()))
         if self.clock.immediate:
             self._report(phase, self.clock.finished())
         else:
@@ -118,7 +118,7 @@ class RankTrial:
 
     def _report(self, phase: str, times: Sequence[float]) -> None:
         """Write the steps that are done. Reading a loss waits for the device, so there it is done after the window."""
-        for (step, result), seconds in zip(self.waiting, times[len(times) - len(self.waiting) :], strict=True):
+        for (step, result, held), seconds in zip(self.waiting, times[len(times) - len(self.waiting) :], strict=True):
             self.events.write(
                 "step",
                 step=step,
@@ -127,7 +127,7 @@ class RankTrial:
                 loss=_number(result.loss),
                 grad_norm=_number(result.grad_norm),
                 accuracy=_number(result.metric),
-                memory_bytes=self.memory.now(),
+                memory_bytes=held,
             )
         self.waiting.clear()
 
@@ -162,6 +162,8 @@ class RankTrial:
                 settle(self.group)
 
         found = profiled(step, self.training.device)
+        if not found:
+            return
         peak = found.pop("allocated_peak_bytes", None)
         columns: dict[str, Any] = {} if peak is None else {"memory_tensor_peak_bytes": self.standing_bytes + int(peak)}
         self.events.write("profile", **found, **columns)
@@ -187,6 +189,13 @@ class RankTrial:
     def _barrier(self) -> None:
         if self.job.world_size > 1:
             dist.barrier()
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A batch on the device. From pageable memory the host would wait for the copy, and lose its lead."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _number(value: torch.Tensor | None) -> float | None:

@@ -10,6 +10,7 @@ import torch
 
 from harness.launchers.job import Job
 from harness.rank.main import device_of
+from strategies.precision import AMPERE, multiply_in
 
 SIZES = (1024, 2048, 4096, 8192)
 """Rows of the square matrices; larger ones as long as they are fast enough and bring more."""
@@ -27,8 +28,14 @@ def main(job: Job, rank: int) -> None:
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
     if device.type != "cpu":  # on a CPU, products in fp16 are emulated and would take minutes
         formats["fp16"] = torch.float16
+    if job.facts.capability is not None and job.facts.capability >= AMPERE:
+        formats["tf32"] = torch.float32
+    rates = {}
+    for name, dtype in formats.items():
+        multiply_in(name)
+        rates[name] = product_rate(dtype, device)
     found = {
-        "flops_per_s": {name: product_rate(dtype, device) for name, dtype in formats.items()},
+        "flops_per_s": rates,
         "copy_bytes_per_s": copy_rate(device),
         "threads": job.threads,
         "torch": torch.__version__,

@@ -26,6 +26,9 @@ class Memory(Protocol):
     def reserved(self) -> int:
         """Highest amount held in the window, used or not, in B."""
 
+    def outside(self) -> int | None:
+        """What is taken of the device now beside what PyTorch's allocator holds, in B; None on a CPU."""
+
 
 class DeviceMemory:
     """What PyTorch's caching allocator allocated and reserved."""
@@ -44,6 +47,11 @@ class DeviceMemory:
 
     def reserved(self) -> int:
         return int(torch.accelerator.max_memory_reserved(self._device))
+
+    def outside(self) -> int | None:
+        """The driver's context, communicators, and other processes."""
+        free, total = torch.accelerator.get_memory_info(self._device)
+        return int(total - free - torch.accelerator.memory_reserved(self._device))
 
 
 class HostMemory:
@@ -71,6 +79,9 @@ class HostMemory:
 
     def reserved(self) -> int:
         return _status("VmHWM") if _STATUS.exists() else _maxrss()
+
+    def outside(self) -> int | None:
+        return None
 
 
 _STATUS = Path("/proc/self/status")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,7 +45,8 @@ def run(
     plans: Sequence[Plan],
     watch: Stopwatch,
     seconds: float,
-) -> dict[str, Any]:
+    tell: Callable[[dict[str, Any]], None],
+) -> None:
     """Measure plans until the time is over.
 
     Args:
@@ -53,14 +54,13 @@ def run(
         plans: of one rank, or of all, each of them different; what matters most comes first, the usual way at first.
         watch: of this rank.
         seconds: no plan is begun for the first time after so many.
-
-    Returns:
-        `probes`: of each plan its settings, the seconds of a pass and of an update; `probed_shape`: the model's
-        dimensions; {} if the model has no blocks to take away.
+        tell: given all that is known whenever there is more, so that what is still to come cannot take it away.
+            `probes`: of each plan its settings, the seconds of a pass and of an update; `probed_shape`: the model's
+            dimensions. Not called if the model has no blocks to take away.
     """
     model = job.facts.model
     if not hasattr(job.workload, "blocks") or not (model.width and model.heads) or len(model.blocks) < DEPTH:
-        return {}
+        return
     gc.collect()
     gc.freeze()  # what was imported stays: looking through it again after each plan would take most of the time
     probes = _Probes(job, replace(job.workload, blocks=DEPTH), watch, plans[0])  # type: ignore[call-arg]
@@ -73,6 +73,11 @@ def run(
                 continue
             break
         probes.look(plan)
+        tell(_told(job, probes))
+
+
+def _told(job: Job, probes: _Probes) -> dict[str, Any]:
+    model = job.facts.model
     return {
         "probes": [{"plan": dict(plan), **row} for plan, row in probes.rows.items()],
         "probed_shape": {

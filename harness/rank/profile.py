@@ -13,6 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 ROUNDS = 16
 """Operations that pass through the threads of a group before the profiler ends."""
 
+COMMUNICATORS = ("nccl", "rccl", "oneccl")
+"""In the names of kernels that communicate."""
+
 Interval = tuple[int, int]
 """Begin and end, in ns."""
 
@@ -25,15 +28,20 @@ def profiled(step: Callable[[], None], device: torch.device) -> dict[str, float 
         comm_exposed_s      the part of it in which it computes nothing, in s
         allocated_peak_bytes    highest sum of what the CPU allocator gave since the step began; absent on a device,
                             whose allocator keeps its own peak
+
+        {} on a device that the profiler saw nothing of, as without the right to read its counters.
     """
     on_cpu = device.type == "cpu"
-    activities = [ProfilerActivity.CPU] if on_cpu else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    beside = [] if on_cpu else [getattr(ProfilerActivity, device.type.upper())]
+    activities = [ProfilerActivity.CPU, *beside]
     with profile(activities=activities, profile_memory=on_cpu) as seen:
         step()
         if not on_cpu:
             torch.accelerator.synchronize(device)
     assert seen.profiler is not None
     events = seen.profiler.kineto_results.events()
+    if not on_cpu and not any(map(_on_device, events)):
+        return {}
     communicating = merged(interval(e) for e in events if communicates(e, on_cpu=on_cpu))
     computing = merged(interval(e) for e in events if computes(e, on_cpu=on_cpu))
     total, hidden = length(communicating), length(overlap(communicating, computing))
@@ -65,18 +73,19 @@ def communicates(event: Any, *, on_cpu: bool) -> bool:
     """Whether an event is a collective under way: gloo names its own, NCCL's are kernels."""
     if on_cpu:
         return bool(event.name().startswith("gloo:"))
-    return _on_device(event) and "nccl" in event.name().lower()
+    return _on_device(event) and any(library in event.name().lower() for library in COMMUNICATORS)
 
 
 def computes(event: Any, *, on_cpu: bool) -> bool:
     """Whether an event is an operator that computes (the wrappers around operators also cover waiting), or a kernel."""
     if on_cpu:
         return bool(event.name().startswith(("aten::", "torchao::")))
-    return _on_device(event) and "nccl" not in event.name().lower()
+    return _on_device(event) and not communicates(event, on_cpu=False)
 
 
 def _on_device(event: Any) -> bool:
-    return bool(event.device_type().name != "CPU" and event.duration_ns() > 0)
+    """Whether an event is work of a device, not the span of a `record_function` laid over it."""
+    return bool(event.device_type().name != "CPU" and event.duration_ns() > 0 and not event.is_user_annotation())
 
 
 def interval(event: Any) -> Interval:

@@ -10,7 +10,7 @@ from harness.search.choosers import Domain, contains
 from harness.search.layout import Layout, divisors, factorisations
 from strategies.base import Slot, Strategy
 from strategies.facts import Facts
-from strategies.knob import Knob, Range, Setting
+from strategies.knob import Choice, Knob, Range, Setting
 
 
 class Choices:
@@ -72,7 +72,9 @@ class Choices:
             return (knob.default,)
         if isinstance(knob, Range):
             return knob
-        return tuple(value for value in knob.grid if value not in knob.opt_in) or (knob.default,)
+        owner = next((s for s in self.strategies if isinstance(knob, Choice) and knob in s.knobs), None)
+        values = owner.searched(knob, self.facts) if owner and isinstance(knob, Choice) else knob.grid
+        return values or (knob.default,)
 
     def _in_play(self, knob: Knob) -> bool:
         """Whether a strategy in play declares the knob, or shares it with the one that does."""

@@ -9,6 +9,8 @@ Version history of the schema
     4   what the prediction says of each category of memory
     5   bucket_mb is 10^6 bytes of gradients in every strategy, and null under FSDP2 (before, MiB where torch made the
         buckets); readers of this package get rows of earlier versions in these words (`older.py`)
+    6   what of a device is taken beside the allocator's memory, and what others did with it before a launch; by which
+        rule and in which arithmetic a reference was made
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class Outcome(StrEnum):
@@ -136,6 +138,13 @@ TRIALS = (
         "peak the allocator held on a device; on a CPU the peak resident set with the interpreter",
     ),
     _column(
+        "memory_outside_bytes",
+        "int64",
+        "B",
+        "what was taken of the device beside the allocator's memory when the window ended: the driver's context, "
+        "communicators, other processes; null on a CPU, and under --memory-limit, which limits the allocator",
+    ),
+    _column(
         "memory_limit_bytes",
         "int64",
         "B",
@@ -225,7 +234,13 @@ TRIALS = (
     _column("stolen_cpu_share", "float64", "1", "share that the hypervisor took from them"),
     _column("device_clock_mhz", "int64", "MHz", "lowest clock of all visible devices from the launch to the end"),
     _column("device_temperature_c", "int64", "C", "highest temperature of the devices meanwhile"),
-    _column("device_power_w", "float64", "W", "sum over all visible devices of their mean power meanwhile"),
+    _column("device_power_w", "float64", "W", "sum over the devices of the trial of their mean power in the window"),
+    _column(
+        "device_busy_before", "float64", "", "share of the time in which the busiest device worked before the launch"
+    ),
+    _column(
+        "device_used_before_bytes", "int64", "B", "memory of a device that others held before the launch, the most"
+    ),
     _column("throttled_by", "string", "", "what held the devices' clocks down meanwhile; null if nothing or unknown"),
     _column("disturbed", "string", "", "why the numbers may be off, in one sentence; null if nothing was seen"),
     _column("schema_version!", "int64", "", "version of this table"),
@@ -257,6 +272,8 @@ REFERENCES = (
     _column("loss!", "float64", "", "loss of one process in fp32"),
     _column("grad_norm!", "float64", "", "norm of the gradient before clipping"),
     _column("step_time_s!", "float64", "s", "time of the step, one process with every core or one device"),
+    _column("initial_values", "string", "", "rule that the initial weights were drawn by; null before version 6"),
+    _column("arithmetic", "string", "", "what the curve was computed in: device, number format, torch's version"),
 )
 """The single-process fp32 curve that every trial of a workload is compared with."""
 

@@ -168,7 +168,15 @@ def wall(row: Row) -> float:
 
 def over(row: Row, ceiling: float | None) -> bool:
     """Whether a trial used more memory than it may."""
-    return ceiling is not None and (row["peak_memory_bytes"] or 0) > ceiling
+    return ceiling is not None and held(row) > ceiling
+
+
+def held(row: Row) -> float:
+    """Bytes that a trial kept from others, in the worst rank: on a device its allocator's, the driver's and others'."""
+    outside = row.get("memory_outside_bytes")
+    if outside is None:
+        return float(row["peak_memory_bytes"] or 0)
+    return float(row["peak_reserved_bytes"] or row["peak_memory_bytes"] or 0) + float(outside)
 
 
 def _counted(launches: Sequence[Row]) -> tuple[Row, ...]:

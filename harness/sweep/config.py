@@ -75,7 +75,8 @@ class SweepConfig:
     seq_len: int | None = None
     """Tokens of one sample; None: the workload's own."""
     global_batch: tuple[int, ...] = ()
-    """Samples of one optimizer step; several are several workloads, (): the workload's own."""
+    """Samples of one optimizer step; several are several workloads, (): the workload's own, or the next multiple of
+    the ranks."""
     target_loss: float | None = None
     """Loss for time-to-loss; None: what every workload's reference reaches."""
     strategies: tuple[str, ...] = ()
@@ -89,7 +90,7 @@ class SweepConfig:
     trials: int | None = None
     """Launches, those of earlier runs included; None: no limit."""
     time_budget: str | None = None
-    """Wall time of the whole run; None: 3m, or no limit if `trials` is given."""
+    """Wall time of the whole run; None: 3m (10m on GPUs), or no limit if `trials` is given."""
     sampler: str = "guided"
     """How the search draws plans."""
     objective: str = "throughput"
@@ -114,6 +115,8 @@ class SweepConfig:
     """Share of a rank's memory that the winner must leave free; None: none is required."""
     start_deadline: str = "2m"
     """When ranks without a first step count as hanging."""
+    compile_deadline: str = "10m"
+    """Likewise of plans that compile kernels: compile, and on devices int8 and quantised optimizers."""
     step_deadline: str = "1m"
     """When ranks without a sign of life count as hanging."""
     seed: int = 0
@@ -148,7 +151,7 @@ class SweepConfig:
         for batch in self.global_batch:
             if batch < 1:
                 raise InputError(f"global batch must be at least 1, but got {batch}")
-        for option in ("time_budget", "measure", "start_deadline", "step_deadline"):
+        for option in ("time_budget", "measure", "start_deadline", "compile_deadline", "step_deadline"):
             if getattr(self, option) is not None:
                 parse_duration(getattr(self, option))
         if self.memory_limit is not None:
@@ -189,7 +192,11 @@ class SweepConfig:
     @property
     def deadlines(self) -> Deadlines:
         """When a rank counts as hanging."""
-        return Deadlines(start=parse_duration(self.start_deadline), step=parse_duration(self.step_deadline))
+        return Deadlines(
+            start=parse_duration(self.start_deadline),
+            compiling=parse_duration(self.compile_deadline),
+            step=parse_duration(self.step_deadline),
+        )
 
 
 def load_config(path: Path | None, options: Mapping[str, Any]) -> SweepConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import strategies
 from harness import workloads
 from harness.errors import InputError, UnknownNameError
-from harness.machine import doctor, hardware
+from harness.machine import hardware
 from harness.machine.hardware import Hardware
 from harness.plan import Plan, complete, parse_settings
 from harness.search import samplers
@@ -24,6 +25,8 @@ from strategies.base import Strategy
 from strategies.facts import Facts
 from strategies.knob import Knob, Setting
 
+DEVICE_SECONDS = 600.0
+"""Time budget on devices unless one is given, in s: contexts, communicators and kernels take seconds of each launch."""
 OPTIONAL_PACKAGES = ("torchao",)
 """Packages whose absence makes plans infeasible."""
 
@@ -41,11 +44,20 @@ class Experiment:
     """Those in play."""
     fixed: Mapping[str, Setting]
     """Knobs that are not searched."""
+    enlarged_from: int | None = None
+    """The workload's own batch, where the ranks do not divide it and it was made larger; None if it is used."""
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
         """The knobs of every registered strategy."""
         return strategies.knobs(strategies.registry().values())
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of the whole run in s, None if there is no limit. A launch on devices takes longer to begin."""
+        if self.config.time_budget is None and self.config.trials is None and self.hardware.devices:
+            return DEVICE_SECONDS
+        return self.config.seconds
 
     @property
     def memory_ceiling_bytes(self) -> int | None:
@@ -62,7 +74,9 @@ class Experiment:
             workload=workload.name,
             model=workload.facts(),
             extras=frozenset(name for name in OPTIONAL_PACKAGES if importlib.util.find_spec(name)),
-            compiler=self.hardware.device_type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++"))),
+            compiler=_compiles(self.hardware.device_type),
+            capability=self.hardware.capability,
+            architecture=self.hardware.architecture,
         )
 
     def spaces(self) -> dict[int, Space]:
@@ -111,15 +125,20 @@ def prepare(config: SweepConfig) -> Experiment:
     machine = replace(hardware.detect(), label=config.hardware_label)
     chosen = _strategies(config.strategies)
     fixed = parse_settings(config.set, strategies.knobs(strategies.registry().values()))
+    world = config.world_size or machine.default_ranks
     batches: Sequence[int | None] = config.global_batch or (None,)
-    found = [_workload(config, machine, batch) for batch in batches]
+    found, own = [_workload(config, machine, batch) for batch in batches], None
+    if not config.global_batch and (rest := found[0].global_batch_size % world):
+        own = found[0].global_batch_size
+        found = [_workload(config, machine, own + world - rest)]
     experiment = Experiment(
         config=config,
         hardware=machine,
-        world_size=config.world_size or doctor.sensible_ranks(machine),
+        world_size=world,
         workloads={workload.global_batch_size: workload for workload in found},
         strategies=chosen,
         fixed=fixed,
+        enlarged_from=own,
     )
     _check_devices(experiment)
     for workload in found:
@@ -161,10 +180,18 @@ def _workload(config: SweepConfig, machine: Hardware, global_batch: int | None) 
     )
 
 
+def _compiles(device_type: str) -> bool:
+    """Whether kernels can be compiled: inductor's C++ for a CPU, Triton's launchers in C for a device."""
+    own, usual = ("CXX", ("g++", "clang++", "c++")) if device_type == "cpu" else ("CC", ("gcc", "clang", "cc"))
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.exists() and any(shutil.which(name) for name in (os.environ.get(own, ""), *usual) if name)
+
+
 def _check_devices(experiment: Experiment) -> None:
-    devices = len(experiment.hardware.devices)
-    if experiment.hardware.device_type != "cpu" and experiment.world_size > devices:
+    machine = experiment.hardware
+    if machine.devices and experiment.world_size > len(machine.devices):
+        beside = f"; {machine.unused}" if machine.unused else ""
         raise InputError(
-            f"a rank needs a device of its own, but got (world size={experiment.world_size}, devices={devices}); "
-            "set CUDA_VISIBLE_DEVICES='' to run on the CPU"
+            f"a rank needs a device of its own, but got (world size={experiment.world_size}, "
+            f"devices={len(machine.devices)}{beside}); set CUDA_VISIBLE_DEVICES='' to run on the CPU"
         )

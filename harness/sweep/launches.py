@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.errors import MeasurementError
 from harness.launchers.launcher import Launcher
 from harness.plan import Plan
 from harness.predict import this_machine
@@ -29,6 +31,12 @@ from harness.trial.runner import Result, Runner
 
 MOST_FUTILE = 3
 """Repetitions in a row that may be disturbed as well; then the machine is a busy one, and launches are only flagged."""
+MOST_DEVICE_FAILURES = 3
+"""Launches in a row that the devices may end."""
+DEVICE_FAILED = re.compile(
+    r"(CUDA|HIP|XPU|device) (runtime )?error|uncorrectable ECC|device.*\blost\b|Xid", re.IGNORECASE
+)
+"""What such a launch says."""
 RACED = ("throughput", "time-to-loss")
 """Objectives under which a slower plan cannot win."""
 
@@ -48,6 +56,7 @@ def make_runner(
         deadlines=config.deadlines,
         memory_limit=config.memory_limit_bytes,
         rank_memory=rank_memory_bytes(config, machine, experiment.world_size),
+        devices=machine.devices,
         on_step=on_step,
     )
 
@@ -62,11 +71,13 @@ def make_forecaster(experiment: Experiment, calibration: Mapping[str, Any] | Non
     """
     config, world = experiment.config, experiment.world_size
     held = rank_memory_bytes(config, experiment.hardware, world) or experiment.hardware.memory_bytes
+    device = None if calibration is None else this_machine.measured(calibration, world, held)
+    beside = 0 if device is None or config.memory_limit is not None else int(device.context_bytes)
     return Forecaster(
-        device=None if calibration is None else this_machine.measured(calibration, world, held),
+        device=device,
         workloads={size: (workload, experiment.facts(workload)) for size, workload in experiment.workloads.items()},
         objective=config.objective,
-        limit_bytes=experiment.memory_ceiling_bytes or held,
+        limit_bytes=(experiment.memory_ceiling_bytes or held) - beside,
         compared=compared,
     )
 
@@ -141,6 +152,8 @@ class Launches:
     """(plan_id, global batch size) -> what the profiler saw of a finalist."""
     _profiling_s: float = 0.0
     """Wall time of those launches."""
+    _device_failures: int = 0
+    """Launches in a row that the devices ended."""
     _futile: int = 0
     """Repetitions in a row that were disturbed as well."""
     _rivals: dict[str, float] = field(default_factory=dict)
@@ -226,9 +239,21 @@ class Launches:
         )
         self.training_s += result.training_s
         self.launched = True
+        self._check_devices_live(result)
         self._remember(result.row, plan)
         self.on_result(result)
         return result
+
+    def _check_devices_live(self, result: Result) -> None:
+        """Raises MeasurementError where one launch after another is ended by the devices themselves."""
+        text = str(result.row.get("outcome_reason"))
+        failed = result.outcome is Outcome.CRASH and DEVICE_FAILED.search(text) is not None
+        self._device_failures = self._device_failures + 1 if failed else 0
+        if self._device_failures >= MOST_DEVICE_FAILURES:
+            raise MeasurementError(
+                f"{MOST_DEVICE_FAILURES} launches in a row were ended by the device, the last with: {text}; "
+                "look at the driver's log (dmesg | grep -i xid), reset the device, and resume"
+            )
 
     def _profile(self, plan: Plan, size: int) -> Mapping[str, Any]:
         """What the profiler sees of a finalist, once in a sweep."""

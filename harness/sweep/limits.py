@@ -13,7 +13,7 @@ from strategies.facts import Facts
 
 STATE_BYTES = {
     name: (PRECISIONS[name].weight, PRECISIONS[name].gradient, PRECISIONS[name].optimizer)
-    for name in ("fp32", "bf16_autocast", "fp16", "bf16_params", "bf16")
+    for name in ("fp32", "tf32", "bf16_autocast", "fp16", "bf16_params", "bf16")
 }
 """Precision -> bytes per parameter of weights, gradients, and optimizer state with master weights
 (Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from harness.search.evaluation import Budget, Evaluation, Event, Recorded, Summa
 from harness.search.guide import first_points
 from harness.search.spaces import Point, Spaces
 from harness.search.study import open_study
+from harness.store import standings
 from harness.store.records import SCHEMA_VERSION
 from harness.store.store import Store, plain_rows
 from harness.sweep import about, command_lines
@@ -38,8 +40,9 @@ REFERENCE_STEPS = 16
 """Length of the fp32 curve that trials are compared with and that the report overlays."""
 LOSS_STEPS = 64
 """Length of that curve when the objective is a time to a loss."""
-LAUNCH_S = 1.5
-"""What a launch takes beside its window, warm-up included, in s, as far as a budget is planned."""
+LAUNCH_S, DEVICE_LAUNCH_S = 1.5, 10.0
+"""What a launch takes beside its window, warm-up included, in s, as far as a budget is planned before any was seen: on
+devices contexts, communicators and kernels take their time."""
 MORE_ROUNDS = 1
 """Rounds of final launches that are planned for beyond the least."""
 MOST_FOR_FINALS = 0.35
@@ -295,7 +298,7 @@ class Sweep:
         return left is None or left > seconds
 
     def _seconds_left(self) -> float | None:
-        seconds = self.experiment.config.seconds
+        seconds = self.experiment.seconds
         return None if seconds is None else max(0.0, seconds - (time.monotonic() - self.began))
 
     def _seconds_to_search(self) -> float | None:
@@ -305,7 +308,15 @@ class Sweep:
             return None
         rounds = config.least_rounds + MORE_ROUNDS if config.least_rounds else 0
         launches = config.finalists * rounds * len(self.experiment.workloads)
-        return left - min(launches * (config.measurement.seconds + LAUNCH_S), left * MOST_FOR_FINALS)
+        return left - min(launches * (config.measurement.seconds + self._launch_s()), left * MOST_FOR_FINALS)
+
+    def _launch_s(self) -> float:
+        """What a launch takes beside its window, in s: as this sweep's have, or else as is usual."""
+        rows = plain_rows(self.store.trials(self.name, self.hardware_id))
+        beside = [standings.wall(row) - float(row["measure_s"]) for row in rows if row["measure_s"] is not None]
+        if beside:
+            return statistics.median(beside)
+        return DEVICE_LAUNCH_S if self.experiment.hardware.devices else LAUNCH_S
 
     # -- after
 

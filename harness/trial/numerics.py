@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from strategies.knob import Setting
 
 LOSS_TOLERANCE: dict[str, Mapping[Setting, float]] = {
-    "precision": {"fp32": 1e-4, "bf16_autocast": 5e-3, "bf16_params": 5e-3, "bf16": 1e-2, "fp16": 2e-3},
+    "precision": {"fp32": 1e-4, "tf32": 2e-3, "bf16_autocast": 5e-3, "bf16_params": 5e-3, "bf16": 1e-2, "fp16": 2e-3},
     "quantization": {"none": 0.0, "int8": 1e-2, "float8": 2e-2, "adamw8bit": 5e-3, "adamwfp8": 5e-3, "adamw4bit": 2e-2},
     "reduce_dtype": {"fp32": 0.0, "bf16": 5e-3},
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from harness.launchers.events import EventReader
 from harness.launchers.launcher import RankExit
 from harness.store.records import Outcome
-from harness.trial.supervise import Trace, finished, last_stamp, where
+from harness.trial.supervise import Trace, finished, last_stamp, last_step, where
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,17 @@ class Ending:
 def ending_of(trace: Trace) -> Ending:
     """Classify a trial, numerics left aside.
 
-    A rank that vanished without a word comes before ranks that raised: they raised because it vanished. Among
-    ranks that raised, the first one counts.
+    A rank that vanished without a word comes before ranks that raised: they raised because it vanished, unless it
+    aborted after one had run out of memory, as NCCL's watchdog does. Among ranks that raised, the first one counts.
     """
+    if trace.stopped == "hang" and trace.measured:
+        return Ending(Outcome.OK)  # everything was measured; taking down communicators is not what is asked about
     if trace.stopped is not None:
         silent = min(_running(trace), key=lambda r: last_stamp(trace.readers[r]), default=0)
         rank = silent if trace.stopped_rank is None else trace.stopped_rank
         stopped = _ending(trace, Outcome(trace.stopped), trace.stopped_reason, rank)
         return replace(stopped, rank=None) if stopped.outcome is Outcome.INTERRUPTED else stopped  # no rank failed
-    for find in (_not_finite, _vanished, _raised):
+    for find in (_not_finite, _out_of_memory_first, _vanished, _raised):
         ending = find(trace)
         if ending is not None:
             return ending
@@ -61,6 +63,18 @@ def _not_finite(trace: Trace) -> Ending | None:
                 if value is not None and not math.isfinite(value):
                     return _ending(trace, Outcome.NAN, f"{name} of step {event['step']} is {value}", rank)
     return None
+
+
+def _out_of_memory_first(trace: Trace) -> Ending | None:
+    """A rank ran out of memory, and only then did others abort."""
+    errors = [event for reader in trace.readers if (event := reader.last("error"))]
+    full = [event["t"] for event in errors if event["outcome"] in (Outcome.OOM_DEVICE, Outcome.OOM_HOST)]
+    gone = [
+        e for e in trace.exits if not finished(e, trace.readers[e.rank]) and not trace.readers[e.rank].last("error")
+    ]
+    aborted = all(each.status == -signal.SIGABRT for each in gone)
+    later = all(trace.exited_at.get(each.rank, 0.0) > min(full, default=0.0) for each in gone)
+    return _raised(trace) if full and gone and aborted and later else None
 
 
 def _vanished(trace: Trace) -> Ending | None:
@@ -107,5 +121,5 @@ def _raised(trace: Trace) -> Ending | None:
 
 def _ending(trace: Trace, outcome: Outcome, reason: str | None, rank: int) -> Ending:
     reader = trace.readers[rank]
-    phase, step = reader.last("phase"), reader.last("step")
-    return Ending(outcome, reason, phase["name"] if phase else "launch", rank, step["step"] if step else None)
+    phase = reader.last("phase")
+    return Ending(outcome, reason, phase["name"] if phase else "launch", rank, last_step(reader))

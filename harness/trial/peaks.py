@@ -7,6 +7,7 @@ neither is known MFU is null.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ class Published:
 PUBLISHED: dict[str, Published | str] = {
     "B200": "B200",
     "GH200": "GH200",
+    "H200 NVL": Published({"fp32": 60, "bf16": 835, "fp16": 835}, "NVIDIA H200 NVL datasheet"),
     "H200": "H200",
     "H100 PCIe": Published({"fp32": 51, "bf16": 756, "fp16": 756}, "NVIDIA H100 datasheet"),
     "H100 NVL": Published({"fp32": 60, "bf16": 835, "fp16": 835}, "NVIDIA H100 NVL datasheet"),
@@ -50,17 +52,28 @@ PUBLISHED: dict[str, Published | str] = {
     "RTX 4090": "RTX 4090",
     "RTX 3090": Published({"fp32": 35.6, "bf16": 71, "fp16": 71}, "NVIDIA GA102 architecture whitepaper"),
 }
-"""Part of a device's name -> its peaks, or the name of its description in harness/predict/devices; the first that fits
+"""Words of a device's name -> its peaks, or the name of its description in harness/predict/devices; the first that fits
 counts. Products in bf16 and fp16 accumulate in fp32."""
 
 
+OTHERWISE = re.compile(r"\b(Laptop|Max-Q|Mobile|MIG|D)\b|-\d+[QCAB]\b", re.IGNORECASE)
+"""In names of devices that have the name of another one and less of everything: laptops', slices, virtual ones."""
+
+
 def published(device: str) -> Published | None:
-    """The entry of a device by the name its driver gives, None if it is not in the table."""
-    entry = next((entry for part, entry in PUBLISHED.items() if part.lower() in device.lower()), None)
+    """The entry of a device by the name its driver gives, None if it is not in the table, or only a share of it."""
+    if OTHERWISE.search(device):
+        return None
+    entry = next((entry for part, entry in PUBLISHED.items() if _named(part, device)), None)
     if not isinstance(entry, str):
         return entry
     described = devices.device(entry)
     return Published({kind: rate / TERA for kind, rate in described.peak_flops.items()}, described.source)
+
+
+def _named(part: str, device: str) -> bool:
+    """Whether a name holds these words, and not only letters of them: an RTX A4000 is no A40."""
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(part)}(?![A-Za-z0-9])", device, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +98,11 @@ class Peaks:
             rate = self._measured(kind)
             return None if rate is None else (rate, "measured on all usable cores")
         entry = published(self.devices[0])
-        if entry is not None and kind in entry.tflops:
-            return entry.tflops[kind] * TERA * world_size, f"published: {entry.source}"
+        rates = {} if entry is None else dict(entry.tflops)
+        if "bf16" in rates:
+            rates.setdefault("tf32", rates["bf16"] * devices.TF32_OF_BF16)
+        if entry is not None and kind in rates:
+            return rates[kind] * TERA * world_size, f"published: {entry.source}"
         rate = self._measured(kind)
         return None if rate is None else (rate * world_size, "measured on one device")
 

@@ -5,36 +5,36 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import MeasurementError, StoreError, no_temporary_folder
+from harness.errors import MeasurementError
 from harness.launchers.job import Deadlines, Job, Measurement
 from harness.launchers.launcher import Launcher
 from harness.machine import load
+from harness.machine.hardware import Device
 from harness.plan import Plan
 from harness.rank.stopping import Stop
 from harness.store.records import Outcome, Role
 from harness.store.standings import USABLE
 from harness.store.store import Store
 from harness.trial import evidence, numerics, outcome, summary
+from harness.trial.folder import temporary_folder
 from harness.trial.numerics import Curve
 from harness.trial.peaks import Peaks
 from harness.trial.supervise import TICK, Trace, follow
 from harness.workloads.workload import Workload
 from strategies.facts import Facts
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 ATTEMPTS = 3
 """How often a reference is begun that the system takes away each time."""
-ROOM = 16 << 20
-"""Bytes that must be free where a trial's ranks write their events; they take far less."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Runner:
     """Bytes one rank may hold."""
     rank_memory: int | None = None
     """What headroom is counted against, in B: the limit, or else what a rank has on this machine."""
+    devices: tuple[Device, ...] = ()
+    """The accelerators that ranks run on, () on a CPU."""
     peaks: Peaks = field(default_factory=Peaks)
     """What MFU is a share of."""
     memory_floor: int | None = None
@@ -114,18 +116,35 @@ class Runner:
         started_at, trial_id = datetime.now(UTC), new_trial_id()
         settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
         with self._job(plan, workload, facts, settings) as job:
-            with load.watching(facts.device_type != "cpu") as seen:
+            with load.watching(self.devices) as seen:
                 trace = self._follow(job)
             row: dict[str, Any] = {"role": role, "round": round, "memory_limit_bytes": self.rank_memory}
-            row |= self._row(trace, plan, workload, facts) | seen.columns() | dict(profile or {}) | dict(expected or {})
+            row |= (
+                self._row(trace, plan, workload, facts)
+                | seen.columns(plan.world_size, trace.window())
+                | dict(profile or {})
+                | dict(expected or {})
+            )
+            if self.memory_limit is not None:  # it limits the allocator, and nothing beside it counts
+                row["memory_outside_bytes"] = None
             row["disturbed"] = load.disturbance(row, facts.device_type)
             row["evidence"] = None if row["outcome"] in USABLE else evidence.of(trace)
             steps = summary.step_rows(trial_id, trace)
+        self._after_a_kill(trace, seen)
         counts = not repeatable or row["disturbed"] is None
         whole = self._record(trial_id, started_at, plan, workload, study_trial if counts else None, row, steps)
         if row["outcome"] is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
         return Result(trial_id, whole, summary.training_seconds(trace))
+
+    def _after_a_kill(self, trace: Trace, seen: load.Seen) -> None:
+        """Leave the devices to the next trial as this one found them."""
+        killed = trace.stopped is not None or len(trace.exits) < trace.job.world_size
+        if self.devices and killed and not load.wait_until_free(self.devices, seen.before) and trace.unending:
+            raise MeasurementError(
+                f"ranks of a trial cannot be ended (process {', '.join(map(str, trace.unending))}) and hold memory of "
+                "a device; reset it, or restart the machine, and resume"
+            )
 
     def _row(self, trace: Trace, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any]:
         ending = outcome.ending_of(trace)
@@ -192,7 +211,7 @@ class Runner:
             MeasurementError: the reference does not run.
         """
         recorded = self.store.reference(workload.workload_id)
-        if recorded is not None and len(recorded) >= steps:
+        if recorded is not None and len(recorded) >= steps and _drawn_by(recorded) == workload.initial_values:
             self.references[workload.workload_id] = Curve(list(recorded["loss"]), list(recorded["grad_norm"]))
             return 0.0
         measurement = Measurement(warmup_steps=2, min_steps=steps - 2, max_steps=steps - 2)
@@ -204,8 +223,10 @@ class Runner:
         curve = summary.curve(trace)
         self.references[workload.workload_id] = curve
         times = [event["step_time_s"] for event in trace.readers[0].all("step")]
+        arithmetic = f"fp32 without TF32, {facts.device_type}, torch {version('torch')}"
+        made = {"initial_values": workload.initial_values, "arithmetic": arithmetic}
         rows = [
-            {"step": step, "loss": loss, "grad_norm": norm, "step_time_s": seconds}
+            {"step": step, "loss": loss, "grad_norm": norm, "step_time_s": seconds, **made}
             for step, (loss, norm, seconds) in enumerate(zip(curve.loss, curve.grad_norm, times, strict=True))
         ]
         self.store.write_reference(workload.workload_id, rows)
@@ -280,8 +301,7 @@ class Runner:
     def _job(
         self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement, *, profile: bool = False
     ) -> Iterator[Job]:
-        folder = _temporary_folder()
-        try:
+        with temporary_folder() as folder:
             yield Job(
                 workload=workload,
                 plan=plan,
@@ -292,8 +312,6 @@ class Runner:
                 measurement=measurement,
                 profile=profile,
             )
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)  # a rank that just died may still be letting go of its files
 
     def _numerics(self, trace: Trace, plan: Plan, workload: Workload, ended: Outcome) -> dict[str, Any]:
         reference = self.references.get(workload.workload_id)
@@ -350,22 +368,11 @@ class Runner:
         return row
 
 
-def _temporary_folder() -> Path:
-    """Where a trial's ranks write. Without room there every plan would look as if it crashed."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="harness-trial-"))
-    except OSError as error:
-        raise no_temporary_folder(error) from error
-    free = shutil.disk_usage(folder).free
-    if free < ROOM:
-        folder.rmdir()
-        raise StoreError(
-            f"{folder.parent} has {free} B left where a trial may need {ROOM} B; "
-            "free some, or set TMPDIR to a folder with more room"
-        )
-    return folder
-
-
 def new_trial_id() -> str:
     """Sortable by time, unique across machines."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def _drawn_by(recorded: pd.DataFrame) -> str | None:
+    """The rule by which the initial weights of a recorded curve were drawn."""
+    return next(iter(recorded["initial_values"]), None)

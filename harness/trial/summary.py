@@ -118,7 +118,7 @@ def _memory(trace: Trace) -> dict[str, Any]:
     """Peaks of the worst rank, and the breakdown of the rank with the most tensors."""
     found: dict[str, Any] = {}
     for kind, names in (
-        ("done", ("peak_memory_bytes", "peak_reserved_bytes")),
+        ("done", ("peak_memory_bytes", "peak_reserved_bytes", "memory_outside_bytes")),
         ("state", ("memory_grads_held_bytes", "memory_tensor_peak_bytes")),
     ):
         for name in names:
@@ -161,7 +161,7 @@ def interference(trace: Trace) -> dict[str, Any]:
         closed = reader.last("done")
         if opened is None or closed is None:
             return {}
-        windows.append(differences(opened, closed) | {"wall_s": closed["t"] - opened["t"]})
+        windows.append(differences(opened, closed) | {"wall_s": closed.get("closed", closed["t"]) - opened["t"]})
     energies = [window["energy_j"] for window in windows if "energy_j" in window]
     found: dict[str, Any] = {"energy_j": sum(energies) if energies else None}
     first = windows[0]

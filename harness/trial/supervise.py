@@ -12,7 +12,9 @@ import psutil
 from harness.launchers.events import EventReader
 from harness.launchers.job import Deadlines, Job
 from harness.launchers.launcher import Launcher, RankExit, Ranks
-from harness.machine.cgroups import RankGroups, available_bytes
+from harness.launchers.processes import alive
+from harness.machine.cgroups import available_bytes
+from harness.machine.rank_groups import RankGroups
 from harness.rank import train
 from harness.trial import stacks
 from harness.trial.output import Outputs
@@ -55,6 +57,21 @@ class Trace:
     """What each rank printed: its beginning and its end."""
     stacks: dict[int, str] = field(default_factory=dict)
     """Rank -> Python stack of each of its threads; only of ranks that hang."""
+    exited_at: dict[int, float] = field(default_factory=dict)
+    """Rank -> monotonic time at which its end was seen."""
+    unending: tuple[int, ...] = ()
+    """Processes that are there although they were killed."""
+
+    def window(self) -> tuple[float, float] | None:
+        """Monotonic times between which every rank measured; None if one did not."""
+        opened = [e["t"] for r in self.readers for e in r.all("phase") if e["name"] == "measure"]
+        closed = [float(e["closed"] if "closed" in e else e["t"]) for r in self.readers for e in r.all("done")]
+        return (max(opened), min(closed)) if len(opened) == len(closed) == len(self.readers) > 0 else None
+
+    @property
+    def measured(self) -> bool:
+        """Whether every rank has told all there is to tell of its window."""
+        return bool(self.readers) and all(reader.last("done") for reader in self.readers)
 
 
 def follow(
@@ -104,17 +121,23 @@ def _run(launcher: Launcher, watch: _Watch, groups: RankGroups) -> None:
     try:
         groups.add(ranks.pids())
         while ranks.running:
-            trace.exits += ranks.wait(watch.tick)
+            ended = ranks.wait(watch.tick)
+            trace.exits += ended
+            trace.exited_at |= dict.fromkeys((each.rank for each in ended), time.monotonic())
             if watch.must_stop(ranks.pids()):
                 _end(ranks, trace)
     finally:
+        if ranks.running:
+            _end(ranks, trace)
         ranks.kill()
 
 
 def _end(ranks: Ranks, trace: Trace) -> None:
+    pids = ranks.pids()
     if trace.stopped == "hang":
-        trace.stacks = stacks.collect(trace.job, ranks.pids())
+        trace.stacks = stacks.collect(trace.job, pids)
     ranks.kill()
+    trace.unending = tuple(pid for pid in pids.values() if alive(pid))
 
 
 class _Watch:
@@ -126,6 +149,8 @@ class _Watch:
         self.trace, self.deadlines, self.on_step = trace, deadlines, on_step
         self.memory_at_start = available_bytes()
         self.memory_floor = memory_floor if memory_floor is not None else _floor(self.memory_at_start)
+        self.start = deadlines.compiling if compiles(trace.job) else deadlines.start
+        """How long the first step of a rank may take to come, in s."""
         self.last_sign = [trace.started] * trace.job.world_size
         self.failed_at: float | None = None
         self.steps = 0
@@ -146,9 +171,9 @@ class _Watch:
         return self._failed(now) or self._hangs(now) or self._holds_too_much(pids) or self._leaves_too_little(pids)
 
     def _tell_progress(self) -> None:
-        last = self.trace.readers[0].last("step")
-        if self.on_step and last and last["step"] + 1 > self.steps:
-            self.steps = last["step"] + 1
+        last = last_step(self.trace.readers[0])
+        if self.on_step and last is not None and last + 1 > self.steps:
+            self.steps = last + 1
             self.on_step(self.steps)
 
     def _failed(self, now: float) -> bool:
@@ -160,9 +185,9 @@ class _Watch:
         late = {}
         for rank, reader in enumerate(self.trace.readers):
             ended = any(e.rank == rank for e in self.trace.exits)
-            begun = reader.last("step") or reader.last("beat")
-            limit = self.deadlines.step if begun else self.deadlines.start
-            since = self.last_sign[rank] if begun else self.trace.started
+            begun = last_step(reader)
+            limit = self.deadlines.step if begun is not None else self.start
+            since = self.last_sign[rank] if begun is not None else self.trace.started
             if not ended and now - since > limit:
                 late[rank] = limit
         if not late:
@@ -214,6 +239,12 @@ class _Watch:
         self.trace.stopped, self.trace.stopped_reason, self.trace.stopped_rank = outcome, reason, rank
 
 
+def compiles(job: Job) -> bool:
+    """Whether a job's first step compiles kernels, which takes minutes where none are kept from an earlier one."""
+    on_device = job.facts.device_type != "cpu" and job.plan.get("quantization", "none") not in ("none", "float8")
+    return bool(job.plan.get("compile")) or on_device
+
+
 def finished(ended: RankExit, reader: EventReader) -> bool:
     """Whether a rank that ended had done all it should."""
     return ended.status == 0 and reader.last("end") is not None
@@ -227,9 +258,15 @@ def last_stamp(reader: EventReader) -> float:
 def where(reader: EventReader) -> str:
     """In which phase and step a rank was last heard of, in words."""
     phase = reader.last("phase")
-    step = reader.last("step") or reader.last("beat")
+    step = last_step(reader)
     name = phase["name"] if phase else "launch"
-    return f"in {name}, after step {step['step']}" if step else f"in {name}"
+    return f"in {name}" if step is None else f"in {name}, after step {step}"
+
+
+def last_step(reader: EventReader) -> int | None:
+    """The last step that a rank is known to have finished; on a device its numbers come later than the sign of it."""
+    steps = [int(event["step"]) for kind in ("step", "beat") if (event := reader.last(kind))]
+    return max(steps, default=None)
 
 
 def _floor(available: int) -> int:

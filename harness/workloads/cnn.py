@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.errors import InputError
+from harness.workloads import initial
 from harness.workloads.data import counter_hash
 from harness.workloads.workload import Workload
 from strategies.facts import ModelFacts
@@ -90,6 +91,7 @@ class Cnn(Workload):
     """Classification of 8 x 8 greyscale digits."""
 
     family: ClassVar[str] = "cnn"
+    initial_values: ClassVar[str] = initial.METHOD
     metric_name: ClassVar[str | None] = "accuracy"
 
     digits: Digits
@@ -127,9 +129,7 @@ class Cnn(Workload):
             return torch.full(shape, 0.0 if name.endswith("bias") else 1.0, device=device)
         # He et al. 2015 (arXiv:1502.01852): variance 2 / fan-in before a ReLU; the logits have none after them.
         std = math.sqrt((1.0 if name.startswith("head") else 2.0) / math.prod(shape[1:]))
-        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7]))
-        return torch.empty(shape, device=device).normal_(0.0, std, generator=generator)
+        return initial.normal(self.seed, name, shape, std, device)
 
     def samples(self, step: int, indices: npt.ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = counter_hash(self.seed, step, indices) % np.uint64(len(self.digits.labels))

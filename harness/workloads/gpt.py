@@ -5,7 +5,6 @@ Tensor names end in their shape: B samples, L tokens of a sample, D width, H hea
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.errors import InputError
+from harness.workloads import initial
 from harness.workloads.workload import Workload
 from strategies.facts import ModelFacts, Split
 
@@ -133,6 +133,7 @@ class Gpt(Workload):
     """Next-token prediction with a decoder-only transformer."""
 
     family: ClassVar[str] = "gpt"
+    initial_values: ClassVar[str] = initial.METHOD
 
     data: TokenData
     """The tokens to train on; they also set the vocabulary."""
@@ -211,9 +212,7 @@ class Gpt(Workload):
             return torch.ones(shape, device=device)
         # GPT-2's initialisation: 0.02, and smaller by the square root of the residual additions before the stream.
         std = 0.02 / (2 * self.blocks) ** 0.5 if name.endswith(("proj.weight", "down.weight")) else 0.02
-        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7]))
-        return torch.empty(shape, device=device).normal_(0.0, std, generator=generator)
+        return initial.normal(self.seed, name, shape, std, device)
 
     def samples(self, step: int, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         windows = torch.from_numpy(self.data.windows(step, indices, self.seq, self.seed))

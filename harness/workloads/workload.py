@@ -26,6 +26,9 @@ class Workload(ABC):
     metric_name: ClassVar[str | None] = None
     """What `metric` returns ("accuracy"), None if the family has no metric beside the loss."""
 
+    initial_values: ClassVar[str] = "its own"
+    """What `initial` draws by, recorded beside the reference: with another rule a new one is trained."""
+
     name: str
     """Full name in tables, such as "gpt-nano"."""
     global_batch_size: int
@@ -67,7 +70,7 @@ class Workload(ABC):
 
     @abstractmethod
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """The fp32 initial value of the parameter called `name`, from the seed and the name alone."""
+        """The fp32 initial value of the parameter called `name`, from the seed and the name alone, on any device."""
 
     @abstractmethod
     def samples(self, step: int, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

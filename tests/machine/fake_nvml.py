@@ -13,10 +13,13 @@ from typing import Any
 
 import pynvml
 
+from harness.machine.accelerators import Accelerators
+from harness.machine.nvml import Device, device, session, visible
+
 H100 = {
     "nvmlDeviceGetName": "NVIDIA H100 80GB HBM3",
-    "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=81559 * 2**20),
-    "nvmlDeviceGetEnforcedPowerLimit": 700_000,
+    "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=81559 * 2**20, used=2**20),
+    "nvmlDeviceGetPowerManagementLimit": 700_000,
     "nvmlDeviceGetMaxClockInfo": {pynvml.NVML_CLOCK_SM: 1980, pynvml.NVML_CLOCK_MEM: 2619},
     "nvmlDeviceGetCudaComputeCapability": (9, 0),
     "nvmlDeviceGetNvLinkState": dict.fromkeys(range(18), pynvml.NVML_FEATURE_ENABLED),
@@ -31,11 +34,12 @@ H100 = {
 }
 CONSUMER = {
     "nvmlDeviceGetName": "NVIDIA GeForce RTX 4090",
-    "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=24564 * 2**20),
+    "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=24564 * 2**20, used=2**20),
     "nvmlDeviceGetMaxClockInfo": {pynvml.NVML_CLOCK_SM: 3105, pynvml.NVML_CLOCK_MEM: 10501},
     "nvmlDeviceGetTopologyCommonAncestor": pynvml.NVML_TOPOLOGY_HOSTBRIDGE,
     "nvmlDeviceGetCurrentClocksThrottleReasons": pynvml.nvmlClocksThrottleReasonGpuIdle,
 }
+IDLE = SimpleNamespace(gpu=0, memory=0)
 MISSING_LIBRARY = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
 MISMATCH = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
 
@@ -76,3 +80,12 @@ class FakeNvml:
         if isinstance(answer, Mapping) and args[-1] not in answer:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         return answer[args[-1]] if isinstance(answer, Mapping) else answer
+
+
+def torch_sees(nvml: FakeNvml, listed: str | None = None) -> Accelerators:
+    """What a torch built for CUDA would find where NVML lists these devices."""
+    with session(nvml) as library:
+        handles = visible(library, listed)
+        found = [device(library, handle) for handle in handles]
+    seen = [Device(name=d.name, memory_bytes=d.memory_bytes, uuid=(d.uuid or "").removeprefix("GPU-")) for d in found]
+    return Accelerators(kind="cuda" if seen else None, devices=tuple(seen))

@@ -12,22 +12,20 @@ from typing import Any
 
 import pytest
 
-from harness.machine import doctor
+from harness.machine import accelerators, doctor
+from harness.machine.accelerators import Accelerators
 from harness.machine.doctor import Finding, State, examine
-from harness.machine.hardware import GIB, Device, DeviceState, Hardware, MachineState
+from harness.machine.hardware import GIB, Device, DeviceState, Hardware, MachineState, detect
 from harness.machine.nvml import problem
-from tests.machine.fake_nvml import MISMATCH, MISSING_LIBRARY, FakeNvml
+from tests.machine.fake_nvml import H100, MISMATCH, MISSING_LIBRARY, FakeNvml, torch_sees
 
 CPU = Hardware(cpu_model="AMD EPYC", physical_cores=2, usable_cores=4, memory_bytes=8 * GIB, torch_build="2.13.0+cpu")
 GPU = replace(CPU, devices=2 * (Device(name="NVIDIA L4", driver="550.54.15"),), torch_build="2.13.0+cu130")
 
 
-def fake_torch(cuda: str | None = "13.0", starts: bool = True, backends: bool = True, accelerator: Any = None) -> Any:
+def fake_torch(backends: bool = True) -> Any:
     return SimpleNamespace(
-        __version__="2.13.0+cu130" if cuda else "2.13.0+cpu",
-        version=SimpleNamespace(cuda=cuda),
-        cuda=SimpleNamespace(is_available=lambda: starts),
-        accelerator=SimpleNamespace(current_accelerator=lambda: accelerator),
+        __version__="2.13.0+cu130",
         distributed=SimpleNamespace(
             is_available=lambda: True, is_gloo_available=lambda: backends, is_nccl_available=lambda: backends
         ),
@@ -60,10 +58,10 @@ def test_the_machine_is_really_looked_at(tmp_path: Path) -> None:
 
 def test_a_device_that_this_torch_cannot_use_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(doctor, "_import", lambda name: fake_torch(cuda=None))
-    found = by_name(examine(tmp_path, nvml=FakeNvml()))["torch"]
-    assert found.state is State.WARN
-    assert found.found == "2.13.0+cpu is not built for 8 x NVIDIA H100 80GB HBM3: ranks would run on the CPU"
+    monkeypatch.setattr(accelerators, "build", lambda: accelerators.Build(version="2.13.0+cpu"))
+    found = by_name(examine(tmp_path, nvml=FakeNvml()))["devices"]
+    assert found.state is State.MISSING
+    assert found.found == "8 x NVIDIA H100 80GB HBM3 cannot be used by torch 2.13.0+cpu: ranks run on the CPU"
     assert "--torch-backend=auto" in found.fix
 
 
@@ -118,19 +116,39 @@ def test_a_compiler_with_headers_is_found(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_devices_that_torch_starts_are_counted() -> None:
-    assert doctor.devices(GPU, fake_torch()).found == "2 x NVIDIA L4"
+    assert doctor.devices(GPU).found == "2 x NVIDIA L4"
+    assert doctor.devices(CPU).found == "none; ranks run on the CPU"
 
 
-def test_a_driver_too_old_for_the_build_is_missing() -> None:
-    finding = doctor.devices(GPU, fake_torch(starts=False))
+def unused(seen: Accelerators, nvml: FakeNvml) -> Finding:
+    return doctor.devices(detect(nvml, environ={}, seen=seen))
+
+
+def test_a_driver_that_torch_cannot_start_is_missing() -> None:
+    finding = unused(Accelerators(problem="torch cannot say what devices there are: driver too old"), FakeNvml())
     assert finding.state is State.MISSING
-    assert finding.found == "torch is built for CUDA 13.0, which driver 550.54.15 does not start on 2 x NVIDIA L4"
+    assert finding.found == "ranks run on the CPU: torch cannot say what devices there are: driver too old"
 
 
-def test_other_accelerators_are_named() -> None:
-    assert doctor.devices(CPU, fake_torch(accelerator=SimpleNamespace(type="mps"))).found == "mps (details unknown)"
-    assert doctor.devices(CPU, fake_torch()).found == "none; ranks run on the CPU"
-    assert doctor.devices(CPU, None).state is State.OK
+def test_accelerators_without_collectives_are_named_and_not_used() -> None:
+    finding = unused(Accelerators(kind="mps"), FakeNvml(start_error=MISSING_LIBRARY))
+    assert finding.state is State.MISSING
+    assert finding.found == "the mps device is not used, and ranks run on the CPU: torch has no collectives for it"
+
+
+def test_fewer_devices_than_the_driver_lists_are_told() -> None:
+    slice = Device(name="NVIDIA A100-SXM4-40GB MIG 1g.5gb", memory_bytes=5 * GIB)
+    finding = unused(Accelerators(kind="cuda", devices=(slice,)), FakeNvml())
+    assert finding.state is State.WARN
+    assert finding.found.startswith("torch uses 1 of 8 x NVIDIA H100 80GB HBM3")
+
+
+def test_a_driver_that_starts_anew_for_each_launch_is_found() -> None:
+    off = FakeNvml({**H100, "nvmlDeviceGetPersistenceMode": 0}, count=2)
+    on = FakeNvml({**H100, "nvmlDeviceGetPersistenceMode": 1}, count=2)
+    found = [doctor.persistence(detect(n, environ={}, seen=torch_sees(n)), n) for n in (off, on)]
+    assert [finding.state for finding in found] == [State.WARN, State.OK]
+    assert doctor.persistence(CPU, FakeNvml(start_error=MISSING_LIBRARY)).state is State.OK
 
 
 @pytest.mark.parametrize(
@@ -203,7 +221,7 @@ def test_a_name_without_address_resolves_to_nothing(monkeypatch: pytest.MonkeyPa
         (replace(CPU, usable_cores=1), 1),
         (replace(CPU, physical_cores=None), 4),
         (replace(GPU, usable_cores=1), 2),
-        (replace(GPU, torch_build="2.13.0+cpu"), 2),
+        (replace(CPU, usable_cores=2, usable_physical_cores=1), 1),
     ],
 )
 def test_each_rank_wants_a_physical_core_or_a_device(machine: Hardware, count: int) -> None:

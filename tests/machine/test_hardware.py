@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.machine.accelerators import Accelerators
 from harness.machine.hardware import GIB, Device, Hardware, MachineState, detect, state
-from tests.machine.fake_nvml import H100, MISSING_LIBRARY, FakeNvml
+from tests.machine.fake_nvml import H100, MISSING_LIBRARY, FakeNvml, torch_sees
 
 EPYC = Hardware(
     cpu_model="AMD EPYC 7763 64-Core Processor",
@@ -29,7 +30,7 @@ EPYC = Hardware(
 
 def detected(nvml: FakeNvml, listed: str | None = None) -> Hardware:
     environ = {} if listed is None else {"CUDA_VISIBLE_DEVICES": listed}
-    return replace(detect(nvml, environ=environ), torch_build="2.13.0+cu130")
+    return replace(detect(nvml, environ=environ, seen=torch_sees(nvml, listed)), torch_build="2.13.0+cu130")
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -55,7 +56,7 @@ def test_clocks_of_the_moment_do_not_change_the_id() -> None:
 
 
 def test_a_lower_power_limit_is_another_hardware() -> None:
-    capped = {**H100, "nvmlDeviceGetEnforcedPowerLimit": 500_000}
+    capped = {**H100, "nvmlDeviceGetPowerManagementLimit": 500_000}
     assert detected(FakeNvml(capped)).hardware_id != detected(FakeNvml()).hardware_id
 
 
@@ -118,22 +119,51 @@ def test_processors_get_short_names(model: str | None, slug: str) -> None:
     ],
 )
 def test_devices_get_short_names(name: str, slug: str) -> None:
-    machine = replace(EPYC, torch_build="2.13.0", devices=(Device(name=name),))
+    machine = replace(EPYC, devices=(Device(name=name),))
     assert machine.hardware_id.startswith(f"1x{slug}-")
 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.booleans())
 def test_the_id_is_safe_as_a_folder_name(cpu: str, card: str, cuda: bool) -> None:
-    machine = replace(EPYC, cpu_model=cpu, devices=(Device(name=card),), torch_build="2.13.0" if cuda else "2.13.0+cpu")
+    machine = replace(EPYC, cpu_model=cpu, devices=(Device(name=card),), accelerator="cuda" if cuda else "xpu")
     assert set(machine.hardware_id) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-@pytest.mark.parametrize(
-    ("build", "device_type"),
-    [("2.13.0+cpu", "cpu"), ("2.13.0", "cuda"), ("2.13.0+cu126", "cuda"), ("2.13.0+rocm7.0", "cpu"), (None, "cpu")],
-)
-def test_ranks_run_on_devices_only_if_torch_was_built_for_them(build: str | None, device_type: str) -> None:
-    assert replace(EPYC, devices=(Device(name="NVIDIA L4"),), torch_build=build).device_type == device_type
+def test_ranks_run_on_what_torch_can_use() -> None:
+    assert EPYC.device_type == "cpu"
+    assert replace(EPYC, devices=(Device(name="NVIDIA L4"),)).device_type == "cuda"
+    assert replace(EPYC, devices=(Device(name="Intel GPU Max 1550"),), accelerator="xpu").device_type == "xpu"
+
+
+def test_what_is_in_force_at_the_moment_does_not_change_the_id() -> None:
+    capped_by_the_rack = {**H100, "nvmlDeviceGetEnforcedPowerLimit": 350_000}
+    assert detected(FakeNvml(capped_by_the_rack)).hardware_id == detected(FakeNvml()).hardware_id
+
+
+def test_the_machine_stays_the_same_with_other_versions_of_torch_and_driver() -> None:
+    machine = detected(FakeNvml())
+    updated = tuple(replace(device, driver="580.1") for device in machine.devices)
+    later = replace(machine, torch_build="2.14.0+cu130", devices=updated)
+    assert later.machine_id == machine.machine_id
+    assert later.hardware_id != machine.hardware_id
+    assert replace(machine, usable_cores=machine.usable_cores + 1).machine_id != machine.machine_id
+
+
+def test_two_threads_of_one_core_are_one_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 8}, raising=False)
+    cpu = "sys/devices/system/cpu"
+    siblings = {f"{cpu}/cpu{n}/topology/thread_siblings_list": text for n, text in ((0, "0,8"), (1, "1,9"), (8, "0,8"))}
+    machine = detect(root=write(tmp_path, siblings), seen=Accelerators())
+    assert (machine.usable_cores, machine.usable_physical_cores) == (3, 2)
+
+
+@pytest.mark.parametrize("cores", range(1, 129))
+def test_two_ranks_whatever_the_cpu_has(cores: int) -> None:
+    assert replace(EPYC, usable_cores=2 * cores, physical_cores=cores).default_ranks == 2
+
+
+def test_one_rank_for_each_device() -> None:
+    assert detected(FakeNvml()).default_ranks == 8
 
 
 # -- processor, memory and system

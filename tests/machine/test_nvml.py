@@ -11,12 +11,12 @@ import pytest
 
 from harness.machine import nvml as nvidia
 from harness.machine.hardware import Device, Hardware, detect, state
-from tests.machine.fake_nvml import CONSUMER, H100, MISMATCH, MISSING_LIBRARY, FakeNvml
+from tests.machine.fake_nvml import CONSUMER, H100, MISMATCH, MISSING_LIBRARY, FakeNvml, torch_sees
 
 
 def detected(nvml: FakeNvml, listed: str | None = None) -> Hardware:
     environ = {} if listed is None else {"CUDA_VISIBLE_DEVICES": listed}
-    return replace(detect(nvml, environ=environ), torch_build="2.13.0+cu130")
+    return replace(detect(nvml, environ=environ, seen=torch_sees(nvml, listed)), torch_build="2.13.0+cu130")
 
 
 def indices(machine: Hardware) -> list[int]:
@@ -123,19 +123,22 @@ def test_one_device_has_no_interconnect() -> None:
 
 
 def test_the_state_has_the_clocks_of_the_moment_and_what_slows_them() -> None:
-    now = state(FakeNvml(count=2), environ={"CUDA_VISIBLE_DEVICES": "1"})
+    nvml = FakeNvml(count=2)
+    now = state(nvml, detected(nvml, "1").devices)
     (card,) = now.devices
     assert (card.sm_clock_mhz, card.memory_clock_mhz, card.temperature_c) == (1755, 2619, 61)
     assert (card.power_w, card.throttled_by) == (698.4, ("power cap",))
 
 
 def test_older_drivers_name_the_slowdown_too_and_idling_is_none() -> None:
-    (card,) = state(FakeNvml(CONSUMER, count=1), environ={}).devices
+    nvml = FakeNvml(CONSUMER, count=1)
+    (card,) = state(nvml, detected(nvml).devices).devices
     assert (card.throttled_by, card.power_w, card.temperature_c) == ((), None, None)
 
 
 def test_a_driver_that_does_not_tell_leaves_throttling_unknown() -> None:
-    (card,) = state(FakeNvml({}, count=1), environ={}).devices
+    nvml = FakeNvml({}, count=1)
+    (card,) = state(nvml, detected(nvml).devices).devices
     assert card.throttled_by is None
 
 

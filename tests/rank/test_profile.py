@@ -37,9 +37,12 @@ def test_the_highest_sum_begins_at_zero() -> None:
     assert [highest_sum([]), highest_sum([-5, 3]), highest_sum([4, 3, -7, 5])] == [0, 0, 7]
 
 
-def event(name: str, device: str = "CPU", duration: int = 10) -> SimpleNamespace:
+def event(name: str, device: str = "CPU", duration: int = 10, annotation: bool = False) -> SimpleNamespace:
     return SimpleNamespace(
-        name=lambda: name, device_type=lambda: SimpleNamespace(name=device), duration_ns=lambda: duration
+        name=lambda: name,
+        device_type=lambda: SimpleNamespace(name=device),
+        duration_ns=lambda: duration,
+        is_user_annotation=lambda: annotation,
     )
 
 
@@ -54,6 +57,12 @@ def event(name: str, device: str = "CPU", duration: int = 10) -> SimpleNamespace
 def test_on_a_device_kernels_count(name: str, device: str, communication: bool, computation: bool) -> None:
     assert communicates(event(name, device), on_cpu=False) is communication
     assert computes(event(name, device), on_cpu=False) is computation
+
+
+def test_a_span_that_was_laid_over_kernels_is_no_kernel() -> None:
+    span = event("FSDP::all_gather (blocks.0)", "CUDA", annotation=True)
+    assert not computes(span, on_cpu=False)
+    assert not communicates(span, on_cpu=False)
 
 
 def test_on_a_cpu_operators_count_and_what_wraps_them_does_not() -> None:

@@ -30,7 +30,7 @@ def training(bucket_mb: float, dtype: torch.dtype = torch.float32, reduce: torch
         group=lambda axis: None,
         param_dtype=dtype,
         reduce_dtype=reduce,
-        named_parameters=lambda: list(made.named_parameters()),
+        trained=lambda: list(made.named_parameters()),
         weight_decay=lambda name: 0.1,
         share=lambda name, sharded: 1.0,
     )

@@ -119,7 +119,7 @@ class Laboratory:
     def follows(self, settings: Mapping[str, Setting], workload: Workload) -> dict[str, Any]:
         """The row of a plan that follows one process: within 1e-4 relative in loss in fp32, 1e-3 in gradient norm."""
         row = self.run(settings, workload)
-        assert row["outcome_reason"] is None
+        assert row["outcome_reason"] is None, row["outcome_reason"]
         assert (row["outcome"], row["numerics"]) == ("ok", "pass")
         assert row["numerics_max_rel_error"] <= row["numerics_tolerance"]
         return row

@@ -17,8 +17,8 @@ METHOD = "hash of (seed, name, index), version 1"
 """Recorded beside curves: those of other initial values are another training's."""
 QUANTILES = 1 << 16
 """Entries of the table; the largest is 4.17 standard deviations, and their variance is 0.9999."""
-CHUNK = 1 << 22
-"""Elements that are hashed at once, each chunk with keys of its own: what is needed beside the result is 48 MiB."""
+CHUNK = 1 << 18
+"""Elements that are hashed at once, each chunk with keys of its own, so that what is computed stays in a cache."""
 
 
 @cache
@@ -47,19 +47,22 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float, device: tor
     values = torch.empty(shape, device=device)
     flat, table = values.view(-1), quantiles().to(device)
     index = torch.arange(min(CHUNK, flat.numel()), dtype=torch.int32, device=device)
+    hashed, beside = torch.empty_like(index), torch.empty_like(index)
     for number, part in enumerate(flat.split(CHUNK)):
         digest = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
         first, second = (int.from_bytes(digest[at : at + 4], signed=True) for at in (0, 4))
-        x = index[: part.numel()] ^ first
-        x = _shifted(x, 16).mul_(0x7FEB352D).bitwise_xor_(second)
-        x = _shifted(x, 15).mul_(_signed(0x846CA68B))
+        x, scratch = hashed[: part.numel()], beside[: part.numel()]
+        torch.bitwise_xor(index[: part.numel()], first, out=x)
+        _mix(x, 16, scratch).mul_(0x7FEB352D).bitwise_xor_(second)
+        _mix(x, 15, scratch).mul_(_signed(0x846CA68B))
         torch.index_select(table, 0, x.bitwise_right_shift_(16).bitwise_and_(QUANTILES - 1), out=part)
     return values.mul_(std)
 
 
-def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """x ^ (x >> bits), zeros coming in from the left: torch's shift brings in the sign."""
-    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1).bitwise_xor_(x)
+def _mix(x: torch.Tensor, bits: int, scratch: torch.Tensor) -> torch.Tensor:
+    """x ^= x >> bits, zeros coming in from the left: torch's shift brings in the sign."""
+    torch.bitwise_right_shift(x, bits, out=scratch)
+    return x.bitwise_xor_(scratch.bitwise_and_((1 << (32 - bits)) - 1))
 
 
 def _signed(number: int) -> int:

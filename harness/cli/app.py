@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness.cli import predict as cli_predict
 from harness.cli.guarded import guarded
 from harness.cli.helping import LONG, MEASURE, RESULTS, SEARCH, TRAIN, Commands, Grouped
 from harness.errors import InputError
+from harness.machine import surroundings
 
 app = typer.Typer(
     cls=Commands,
@@ -202,11 +204,20 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 
 def main() -> NoReturn:
     """Entry point of `python -m harness` and of the console script."""
-    app(prog_name="python -m harness")
+    surroundings.clear()  # before torch is imported, which would bind this process too
+    app([at_home(word) for word in sys.argv[1:]], prog_name="python -m harness")
     sys.exit(0)
 
 
 # -- helpers
+
+
+def at_home(word: str) -> str:
+    """A word of the command line with `~` resolved where shells leave it alone: after the = of an option."""
+    option, equals, path = word.partition("=")
+    if not (option.startswith("--") and equals):
+        return os.path.expanduser(word) if word.startswith("~/") else word
+    return f"{option}={os.path.expanduser(path)}"
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -50,7 +50,7 @@ def run(
     seconds = None if deadline is None else parse_duration(deadline)
     config = SweepConfig(
         workload=suite.workload,
-        world_size=suite.world_size,
+        world_size=suite.world_size or _ranks(),
         results=results,
         reports=reports,
         hardware_label=hardware_label,
@@ -60,6 +60,13 @@ def run(
         print(text, file=sys.stderr)
 
     return _night(suite, path, config, entries, seconds, project, format, say)
+
+
+def _ranks() -> int:
+    """Of a suite that does not say how many: what a run has here, as a power of two, which its plans can divide."""
+    from harness.machine.hardware import detect
+
+    return 1 << (detect().default_ranks.bit_length() - 1)
 
 
 def _night(
@@ -92,7 +99,8 @@ def _night(
     surroundings = environment.gather(experiment.hardware, project)
     workload.prepare()
     store, sweep = Store(config.results), f"nightly-{suite.name}"
-    history = History(config.results, suite.name, experiment.hardware.hardware_id)
+    machine = experiment.hardware
+    history = History(config.results, suite.name, machine.hardware_id, machine.machine_id)
     with history.alone(), _resumable(say), launchers.create("local", PRELOAD) as launcher:
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, sweep)
@@ -203,7 +211,7 @@ def _since(results: Path, suite: Suite, plan: str, metric: str) -> tuple[str, st
     nights = [
         night
         for place in sorted(results.glob(f"nightly/{suite.name}/*"))
-        for night in History(results, suite.name, place.name).nights()
+        for night in History(results, suite.name, place.name).own()
     ]
     if not nights:
         raise InputError(f"the suite {suite.name!r} has no night in {results}, so there is nothing to accept")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import multiprocessing
+import multiprocessing.util
 import os
 import secrets
 import signal
 import sys
+import tempfile
 import termios
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from harness.errors import MeasurementError, no_temporary_folder
@@ -20,6 +23,7 @@ from harness.launchers.job import Job
 from harness.launchers.launcher import Launcher, RankExit, Ranks
 from harness.launchers.processes import PATIENCE, alive, die_first, die_with_parent, kill_below, kill_group, kill_marked
 from harness.machine.accelerators import PCI_ORDER
+from harness.machine.surroundings import UNWANTED
 
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
@@ -38,6 +42,13 @@ ENVIRONMENT = {
 }
 """What the server and its ranks find in their environment, unless the user set it."""
 
+SOCKET_PATH = 103
+"""Longest path of a socket that every system takes, in bytes (108 on Linux and 104 on macOS, the end included)."""
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+
+HOUSE = str(Path(__file__).parents[2])
+"""The folder that this package is imported from."""
+
 MARK = ("HARNESS_SERVER", secrets.token_hex(8))
 """Environment variable and its value that tell this process's server and everything below it from all others."""
 
@@ -51,8 +62,14 @@ class LocalLauncher(Launcher):
         self._context.set_forkserver_preload(["harness.launchers.server", *self.preload])
 
     def warm_up(self) -> None:
+        if os.pathsep in HOUSE:
+            raise MeasurementError(
+                f"ranks cannot import what lies in {HOUSE}: a {os.pathsep!r} in a folder's name ends it in PYTHONPATH; "
+                "rename the folder"
+            )
         with _environment(), _no_interrupt():
             try:
+                _choose_socket_folder()
                 forkserver.ensure_running()
             except FileNotFoundError as error:  # its socket is a file in the folder for temporary files
                 raise no_temporary_folder(error) from error
@@ -96,6 +113,21 @@ class LocalLauncher(Launcher):
             server._stop()
 
 
+def _choose_socket_folder() -> None:
+    """Have the server's socket made where its path is short enough, if that of temporary files is not.
+
+    multiprocessing makes a folder of its own for it, once in a process.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) <= SOCKET_PATH - len("/pymp-xxxxxxxx/listener-xxxxxxxx"):
+        return
+    usual = tempfile.tempdir
+    tempfile.tempdir = next((folder for folder in SHORT_FOLDERS if os.access(folder, os.W_OK | os.X_OK)), None)
+    try:
+        multiprocessing.util.get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
+
+
 def _check_descriptors(count: int) -> None:
     """Raises OSError if so many files cannot be opened: running out of them in between would end the server too."""
     opened: list[int] = []
@@ -127,8 +159,10 @@ def _environment() -> Iterator[None]:
     before = dict(os.environ)
     # The server must find what this process finds, wherever it was started from, and nothing else: by itself it would
     # look into the working directory first.
-    path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    path = os.pathsep.join(path or os.getcwd() for path in sys.path if os.pathsep not in path)
     os.environ.update({**ENVIRONMENT, **before, MARK[0]: MARK[1], "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
+    for name in UNWANTED:
+        os.environ.pop(name, None)
     try:
         yield
     finally:

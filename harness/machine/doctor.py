@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from harness.machine import cgroups, surroundings
 from harness.machine import nvml as nvidia
 from harness.machine.hardware import GIB, Hardware, MachineState, detect, state
 
@@ -39,6 +40,8 @@ _OPEN_FILES = 1024
 """Linux's usual limit; a rank opens a socket to each peer for each process group. macOS starts with 256."""
 _BUSY_SHARE = 0.25
 """Load per usable core from which other programs disturb a measurement."""
+_PRESSURE = 0.05
+"""Share of the time in which every process waits for memory."""
 _SWAP_BYTES = GIB // 4
 """Idle pages that were swapped out long ago are harmless; more than this is pressure."""
 
@@ -96,6 +99,8 @@ def examine(results: Path = Path("results"), hardware: Hardware | None = None, n
         governor(machine.governor),
         swap(psutil.swap_memory().used),
         load(machine, now),
+        pressure(cgroups.memory_pressure()),
+        environment(surroundings.remarks(os.environ)),
         throttling(now),
     ]
 
@@ -289,6 +294,22 @@ def load(machine: Hardware, now: MachineState) -> Finding:
     if now.load_1min > _BUSY_SHARE * machine.usable_cores:
         return _warn("load", f"{found}: other programs take time from the ranks", "top")
     return _ok("load", found)
+
+
+def pressure(share: float | None) -> Finding:
+    """Processes do not wait for memory."""
+    found = "not shown by this system" if share is None else f"all processes waited for it {share:.0%} of the time"
+    if share is not None and share > _PRESSURE:
+        return _warn("memory pressure", found, "top -o %MEM")
+    return _ok("memory pressure", found)
+
+
+def environment(remarks: list[str]) -> Finding:
+    """No variable changes what ranks are measured to do."""
+    if not remarks:
+        return _ok("environment", "nothing in it changes what is measured")
+    names = [remark.partition(" ")[0].partition("=")[0] for remark in remarks]
+    return _warn("environment", "; ".join(remarks), f"unset {' '.join(names)}")
 
 
 def throttling(now: MachineState) -> Finding:

@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[Acknowledgement, ...]:
         InputError: the file cannot be read, or an entry lacks something.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("acknowledged", [])
+        entries = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("acknowledged", [])
         found = tuple(Acknowledgement(**entry) for entry in entries)
     except FileNotFoundError:
         return ()

@@ -9,12 +9,13 @@ trials behind it stand in results/trials like any others, in the sweep nightly-S
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ import filelock
 from harness.errors import InputError, StoreError
 
 _NAME = re.compile(r"\d{8}T\d{6}Z")
+AHEAD = timedelta(hours=1)
+"""How far a night may lie in the future: clocks of machines differ."""
 SCREEN, CONFIRM, SEEDS = "screen", "confirm", "seeds"
 
 
@@ -57,6 +60,8 @@ class Night:
     environment: dict[str, str]
     sessions: list[Session] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    machine_id: str | None = None
+    """What `hardware_id` is without the versions of torch and the driver; None before they were told apart."""
     complete: bool = False
     """Whether every launch that was due was tried and judged."""
 
@@ -71,16 +76,21 @@ def new_night(moment: datetime | None = None) -> str:
 
 
 class History:
-    """The nights of one suite on one hardware.
+    """The nights of one suite on one machine.
+
+    A hardware_id changes with the versions of torch and the driver; the nights before an update are what those after it
+    are judged by. So they are looked for under every id of this machine.
 
     Args:
         root: results folder.
         suite: name.
-        hardware_id: what it ran on.
+        hardware_id: what it runs on now; nights are written there.
+        machine_id: the id that does not change with versions; None: nights of any machine that reads alike.
     """
 
-    def __init__(self, root: Path, suite: str, hardware_id: str) -> None:
+    def __init__(self, root: Path, suite: str, hardware_id: str, machine_id: str | None = None) -> None:
         self.folder = root / "nightly" / suite / hardware_id
+        self.machine_id = machine_id
         self.problems: list[str] = []
         """One sentence for each night that could not be read."""
 
@@ -123,17 +133,40 @@ class History:
         return path
 
     def nights(self) -> list[Night]:
-        """Every night that can be read, oldest first; the others are named in `problems` and skipped."""
-        return list(self._read())
+        """Every night of this machine that can be read, oldest first; others are named in `problems` and skipped."""
+        alike = self.folder.parent.glob(f"{glob.escape(_without_hash(self.folder.name))}-??????")
+        found = [night for folder in {self.folder, *alike} for night in self._read(folder) if self._is_ours(night)]
+        return sorted(found, key=lambda night: night.night)
 
-    def _read(self) -> Iterator[Night]:
-        for path in sorted(self.folder.glob("*.json")):
+    def own(self) -> list[Night]:
+        """Those that were recorded under this very id."""
+        return sorted(self._read(self.folder), key=lambda night: night.night)
+
+    def _is_ours(self, night: Night) -> bool:
+        return (
+            night.hardware_id == self.folder.name
+            or None in (night.machine_id, self.machine_id)
+            or (night.machine_id == self.machine_id)
+        )
+
+    def _read(self, folder: Path) -> Iterator[Night]:
+        soon = f"{datetime.now(UTC) + AHEAD:%Y%m%dT%H%M%SZ}"
+        for path in sorted(folder.glob("*.json")):
+            if path.name > soon:
+                self._problem(f"the night {path} lies in the future, by this machine's clock, and is skipped")
+                continue
             try:
                 yield _night(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                sentence = f"the night {path} cannot be read ({type(error).__name__}: {error}) and is skipped"
-                if sentence not in self.problems:
-                    self.problems.append(sentence)
+                self._problem(f"the night {path} cannot be read ({type(error).__name__}: {error}) and is skipped")
+
+    def _problem(self, sentence: str) -> None:
+        if sentence not in self.problems:
+            self.problems.append(sentence)
+
+
+def _without_hash(hardware_id: str) -> str:
+    return hardware_id.rpartition("-")[0] or hardware_id
 
 
 def _night(found: Mapping[str, Any]) -> Night:

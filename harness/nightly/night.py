@@ -126,6 +126,7 @@ class NightRun:
             suite=self.suite.name,
             version=self.suite.version,
             hardware_id=self.history.folder.name,
+            machine_id=self.history.machine_id,
             identities={name: self.suite.identity(name) for name in self.plans},
             environment=self.environment,
         )

@@ -64,7 +64,7 @@ def index(root: Path, folder: Path) -> Path:
     """Write the page over every night of every suite in a results folder; returns its path."""
     listed = []
     for place in sorted(root.glob("nightly/*/*")):
-        for night in History(root, place.parent.name, place.name).nights():
+        for night in History(root, place.parent.name, place.name).own():
             page = folder / "nightly" / night.suite / f"{night.night}.html"
             listed.append(_listed(night, f"{night.suite}/{night.night}.html" if page.exists() else None))
     listed.sort(key=lambda night: night.night, reverse=True)

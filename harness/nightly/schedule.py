@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -44,18 +43,31 @@ class Job:
         return shlex.join(words)
 
 
+ADD = "Add to what is there with: (crontab -l 2>/dev/null; cat '{}') | crontab -"
+"""What to do with a crontab."""
+
+
 def cron(job: Job) -> list[Unit]:
-    """A crontab of one line; `crontab FILE` loads it. Percent signs end a command there, so they are escaped."""
+    """A crontab of one line, to be added to the user's own, which `crontab FILE` would replace.
+
+    Percent signs end a command there, so they are escaped.
+    """
     command = f"cd {shlex.quote(str(job.folder))} && {job.command} >> nightly.log 2>&1".replace("%", "\\%")
     line = f"{job.minute} {job.hour} * * * {command}\n"
-    return [Unit(job.folder / "nightly.crontab", f"# Load with: crontab nightly.crontab\n{line}")]
+    path = job.folder / "nightly.crontab"
+    return [Unit(path, f"# {ADD.format(path)}\n{line}")]
 
 
 def systemd(job: Job) -> list[Unit]:
     """A service and its timer, for the user's own manager."""
-    folder = Path.home() / ".config" / "systemd" / "user"
+    try:
+        folder = Path.home() / ".config" / "systemd" / "user"
+    except RuntimeError:
+        raise InputError("the user has no home folder, in which systemd looks for units; set HOME") from None
     quoted = job.command.replace("%", "%%").replace("$", "$$")
-    service = f"""[Unit]
+    service = f"""# Begin with:  systemctl --user daemon-reload && systemctl --user enable --now harness-nightly.timer
+# Without this it runs only while the user is logged in:  loginctl enable-linger
+[Unit]
 Description=Nightly benchmark of distributed training
 
 [Service]
@@ -92,6 +104,8 @@ jobs:
     timeout-minutes: 360
     steps:
       - uses: actions/checkout@v4
+        with:
+          clean: false # or results/, which tonight is compared with, would be removed before each night
       - run: python -m harness nightly run {shlex.quote(job.suite.name)} --deadline {job.deadline} --format github
       - if: always()
         uses: actions/upload-artifact@v4
@@ -110,7 +124,7 @@ def slurm(job: Job) -> list[Unit]:
 #SBATCH --exclusive
 #SBATCH --time=06:00:00
 #SBATCH --output=nightly-%j.log
-#SBATCH --chdir={job.folder}
+#SBATCH --chdir="{job.folder}"
 sbatch --begin="$(date -d 'tomorrow {job.hour:02}:{job.minute:02}' +%Y-%m-%dT%H:%M)" nightly.sbatch
 {job.command}
 """
@@ -136,4 +150,4 @@ def write(units: list[Unit]) -> None:
             unit.path.parent.mkdir(parents=True, exist_ok=True)
             unit.path.write_text(unit.text, encoding="utf-8")
         except OSError as error:
-            raise StoreError(f"{unit.path} cannot be written by {getpass.getuser()}: {error.strerror}") from error
+            raise StoreError(f"{unit.path} cannot be written: {error.strerror}") from error

@@ -200,7 +200,7 @@ def _read(path: Path) -> Device:
         InputError: the file cannot be read, is no TOML, or lacks a figure.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

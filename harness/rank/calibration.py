@@ -7,6 +7,7 @@ memory, and what one process can do alone says little. Times are medians.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from harness.launchers.job import Job
 from harness.plan import Plan
 from harness.rank import probe
+from harness.rank.counters import Counters, foreign_share
 from harness.rank.main import device_of, join
 from harness.rank.peak_memory import memory_of
 from harness.rank.stopwatch import Stopwatch
@@ -51,7 +53,8 @@ def main(job: Job, rank: int, plans: Sequence[Plan] = ()) -> None:
     if job.world_size > 1:
         join(job, rank, device)
         group = dist.group.WORLD
-    watch = Stopwatch(device, group)
+    watch, counters = Stopwatch(device, group), Counters(rank, device)
+    before, begin = counters.read(), time.monotonic()
     multiply_in("fp32")
     found: dict[str, Any] = {
         "threads": job.threads,
@@ -66,6 +69,7 @@ def main(job: Job, rank: int, plans: Sequence[Plan] = ()) -> None:
         found |= communication(watch, group)
     if (outside := memory_of(device).outside()) is not None:
         found["context_bytes"] = outside
+    found["foreign_cpu_share"] = foreign_share(before, counters.read(), time.monotonic() - begin, job.world_size)
     _write(job, rank, found)
     if plans:
         probe.run(job, plans, watch, PROBES_S, lambda probed: _write(job, rank, found | probed))

@@ -133,3 +133,18 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     names = ("cpu_s", "busy_cpu_s", "stolen_cpu_s", "energy_j")
     pairs = {name: (before.get(name), after.get(name)) for name in names}
     return {name: float(b) - float(a) for name, (a, b) in pairs.items() if a is not None and b is not None}
+
+
+def foreign_share(before: Mapping[str, Any], after: Mapping[str, Any], wall_s: float, ranks: int = 1) -> float | None:
+    """Share of the usable CPUs' time that others took meanwhile; None where the system does not say.
+
+    Args:
+        before: first reading of rank 0.
+        after: the second.
+        wall_s: time between them.
+        ranks: how many worked alike.
+    """
+    spent, whole = differences(before, after), wall_s * float(after.get("cpus") or 0)
+    if "busy_cpu_s" not in spent or whole <= 0:
+        return None
+    return max(0.0, (spent["busy_cpu_s"] - ranks * spent["cpu_s"]) / whole)

@@ -18,10 +18,11 @@ from harness.launchers.job import Job
 from harness.rank.agreement import Agreement
 from harness.rank.clock import clock_for
 from harness.rank.counters import Counters
-from harness.rank.observe import watching
+from harness.rank.observe import RandomNumbers, watching
 from harness.rank.peak_memory import Memory
 from harness.rank.profile import profiled, settle
 from harness.rank.stopping import Stop, why_stop
+from strategies.base import UnsuitableError
 from strategies.training import StepResult, Training
 
 OBSERVED_STEP = 2
@@ -57,7 +58,7 @@ class RankTrial:
         """Steps that are kept but marked; one runs under the observer, and one may run under the profiler."""
         self.events.write("phase", name="warmup")
         self.clock.restart()
-        watch: dict[int, Callable[[], None]] = {OBSERVED_STEP: self._observed_step}
+        watch: dict[int, Callable[[], None]] = {0: self._first_step, OBSERVED_STEP: self._observed_step}
         if self.job.profile:
             watch[PROFILED_STEP] = self._profiled_step
         for step in range(self.job.measurement.warmup_steps):
@@ -132,6 +133,15 @@ class RankTrial:
         self.waiting.clear()
 
     # -- the watched steps
+
+    def _first_step(self) -> None:
+        with RandomNumbers() as drawn:
+            self.step("warmup")
+        if drawn.by is not None:
+            raise UnsuitableError(
+                f"the model draws random numbers ({drawn.by}), in each plan others, so that no two plans can be "
+                "compared: set its dropout to 0"
+            )
 
     def _observed_step(self) -> None:
         device = self.training.device

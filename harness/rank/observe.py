@@ -183,6 +183,29 @@ class Observer(TorchDispatchMode):
         entry[1] += 1
 
 
+class RandomNumbers(TorchDispatchMode):
+    """Sees whether the code it surrounds draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by: str | None = None
+        """The first operator that did."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.by is None and torch.Tag.nondeterministic_seeded in func.tags and _probability(func, args, kwargs) != 0:
+            self.by = str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _probability(operator: Any, args: Any, kwargs: Any) -> float | None:
+    """With which an operator drops values, usually 0 in attention; None if it has no such thing."""
+    for at, argument in enumerate(operator._schema.arguments):
+        if argument.name in ("dropout_p", "p"):
+            given = args[at] if at < len(args) else (kwargs or {}).get(argument.name, argument.default_value)
+            return None if given is None else float(given)
+    return None
+
+
 @contextlib.contextmanager
 def watching(training: Training) -> Iterator[Observer]:
     """Watch a step of a training that has taken at least one, so that what lasts from step to step is there.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from harness.launchers.job import Job
+from harness.rank.counters import Counters, foreign_share
 from harness.rank.main import device_of
 from strategies.precision import AMPERE, multiply_in
 
@@ -30,13 +31,17 @@ def main(job: Job, rank: int) -> None:
         formats["fp16"] = torch.float16
     if job.facts.capability is not None and job.facts.capability >= AMPERE:
         formats["tf32"] = torch.float32
+    counters = Counters(rank, device)
+    before, begin = counters.read(), time.monotonic()
     rates = {}
     for name, dtype in formats.items():
         multiply_in(name)
         rates[name] = product_rate(dtype, device)
+    copied = copy_rate(device)
     found = {
         "flops_per_s": rates,
-        "copy_bytes_per_s": copy_rate(device),
+        "copy_bytes_per_s": copied,
+        "foreign_cpu_share": foreign_share(before, counters.read(), time.monotonic() - begin),
         "threads": job.threads,
         "torch": torch.__version__,
     }

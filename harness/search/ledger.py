@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import optuna
@@ -243,7 +243,7 @@ def _check_same_space(study: optuna.Study, spaces: Spaces) -> None:
     if begun is None:
         study.set_user_attr(_SPACE, now)
         return
-    difference = next(_differences(begun, now), None)
+    difference = next(_differences(begun, now, spaces.defaults()), None)
     if difference is None:
         return
     what, old, new = difference
@@ -253,14 +253,23 @@ def _check_same_space(study: optuna.Study, spaces: Spaces) -> None:
     )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _differences(
+    old: dict[str, Any], new: dict[str, Any], defaults: Mapping[str, str]
+) -> Iterator[tuple[str, Any, Any]]:
+    """(what, old, new) of all that differs; a knob that one of them does not know had its default there."""
     if old.keys() != new.keys():
         yield GLOBAL_BATCH_SIZE, ", ".join(old), ", ".join(new)
         return
     for size in old:
         for name in dict.fromkeys((*old[size], *new[size])):
-            if _without_unit(old[size].get(name)) != _without_unit(new[size].get(name)):
+            was, now = (_without_unit(space[size].get(name, defaults.get(name))) for space in (old, new))
+            if was != now and not (name not in new[size] and _single(was)):
                 yield name, old[size].get(name), new[size].get(name)
+
+
+def _single(written: Any) -> bool:
+    """Whether a domain has one value: a knob that was not searched, of a package that is not there any more."""
+    return isinstance(written, str) and ", " not in written and not written.startswith(("a number", "an integer"))
 
 
 def _without_unit(written: Any) -> Any:

@@ -121,6 +121,11 @@ class Spaces:
         """Whether `grid` has every point."""
         return all(space.finite for space in self._spaces.values())
 
+    def defaults(self) -> dict[str, str]:
+        """Knob -> its default, as `describe` writes it."""
+        space = next(iter(self._spaces.values()))
+        return {knob.name: str(knob.default) for knob in space.knobs}
+
     def describe(self) -> dict[str, Any]:
         """What makes this space another one than the next, as JSON holds it."""
         return {str(size): space.describe() for size, space in self._spaces.items()}

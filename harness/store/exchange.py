@@ -11,7 +11,8 @@ from pathlib import Path
 _AT_FDCWD = {"linux": -100, "darwin": -2}
 _SWAP = 2
 """RENAME_EXCHANGE of Linux (renameat2) and RENAME_SWAP of macOS (renameatx_np) have the same value."""
-_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EPERM)
+"""Among them: a folder of a container image's layer (EXDEV), a sandbox that forbids the call (EPERM)."""
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -17,11 +17,12 @@ merged one appeared; then this module drops the rows that stand twice, other rea
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,12 +131,10 @@ class Store:
         whole = _drop_repeated(pa.concat_tables(read.values()), columns)
         merged = f"{_MERGED}{secrets.token_hex(4)}.parquet"
         _replace(beside / merged, lambda path: pq.write_table(whole, path))
-        for path in folder.iterdir():
-            if path not in read and path.is_file() and not path.name.startswith("."):
-                os.link(path, beside / path.name)
         written = folder.stat()
+        linked = _link_others(folder, read, beside)
         os.utime(beside, ns=(written.st_atime_ns, written.st_mtime_ns))  # when a trial was last recorded
-        if exchange(folder, beside):
+        if linked and exchange(folder, beside):
             _synchronise(folder.parent)
             return
         (beside / merged).replace(folder / merged)
@@ -334,6 +333,19 @@ def _drop_repeated(rows: pa.Table, columns: Sequence[records.Column]) -> pa.Tabl
     keys = ["trial_id"] if columns is records.TRIALS else ["trial_id", "rank", "step"]
     frame = rows.select(keys).to_pandas()
     return rows.filter(pa.array(~frame.duplicated()))
+
+
+def _link_others(folder: Path, merged: Collection[Path], beside: Path) -> bool:
+    """Name the files that were not merged in the other folder too; whether the file system can give two names."""
+    try:
+        for path in folder.iterdir():
+            if path not in merged and path.is_file() and not path.name.startswith("."):
+                os.link(path, beside / path.name)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return False  # exFAT, SMB and some file systems in user space cannot
+    return True
 
 
 def _replace(path: Path, write: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -209,7 +210,7 @@ def load_config(path: Path | None, options: Mapping[str, Any]) -> SweepConfig:
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"the configuration {path} cannot be read: {error}") from None
     known = {f.name: f for f in fields(SweepConfig)}
@@ -223,7 +224,7 @@ def load_config(path: Path | None, options: Mapping[str, Any]) -> SweepConfig:
 
 def _converted(name: str, value: Any, kind: str) -> Any:
     if "Path" in kind and isinstance(value, str):
-        return Path(value)
+        return Path(os.path.expanduser(value))
     if kind.startswith("tuple"):
         items = value if isinstance(value, list) else [value]
         wanted: type = int if "int" in kind else str

@@ -141,6 +141,7 @@ def prepare(config: SweepConfig) -> Experiment:
         enlarged_from=own,
     )
     _check_devices(experiment)
+    memory_ceiling_bytes(config, machine, world)  # refuses a headroom that means nothing
     for workload in found:
         check_memory_limit(config, chosen, experiment.facts(workload))
     return experiment

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.errors import MeasurementError
+from harness.errors import InputError, MeasurementError
 from harness.launchers.launcher import Launcher
-from harness.plan import Plan
+from harness.plan import Plan, complete
 from harness.predict import this_machine
 from harness.search.evaluation import Evaluation, Recorded, Ticket
 from harness.search.spaces import Point
@@ -196,9 +196,16 @@ class Launches:
 
     def recall(self, row: Row) -> Recorded:
         """A trial of an earlier run of the sweep."""
-        plan = Plan.from_json(row["knobs"])
+        plan = self._with_new_knobs(Plan.from_json(row["knobs"]))
         self._remember(row, plan)
         return Recorded(plan, Ticket(int(row["study_trial"]), row["global_batch_size"]), self.evaluation(row))
+
+    def _with_new_knobs(self, plan: Plan) -> Plan:
+        """A recorded plan with the defaults of knobs that came later, as the search would draw it today."""
+        try:
+            return complete(plan, self.experiment.knobs)
+        except InputError:  # of a package that is not there any more
+            return plan
 
     def evaluation(self, row: Row) -> Evaluation:
         """What a trial means to the search."""

@@ -56,7 +56,12 @@ def memory_ceiling_bytes(config: SweepConfig, machine: Hardware, world_size: int
     if config.headroom is None:
         return config.memory_limit_bytes
     whole = rank_memory_bytes(config, machine, world_size)
-    return None if whole is None else int(whole * (1 - parse_share(config.headroom, "headroom")))
+    if whole is None:
+        raise InputError(
+            f"--headroom is a share of a device's memory, which {machine.devices[0].name} does not say; "
+            "give the memory of a rank with --memory-limit"
+        )
+    return int(whole * (1 - parse_share(config.headroom, "headroom")))
 
 
 def check_memory_limit(config: SweepConfig, strategies: Sequence[Strategy], facts: Facts) -> None:

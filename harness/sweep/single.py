@@ -65,7 +65,7 @@ def _from_file(path: Path | None) -> dict[str, Setting]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the plan {path} cannot be read: {error}") from None
 

@@ -31,6 +31,7 @@ from harness.sweep import about, command_lines
 from harness.sweep.config import OBJECTIVES, Direction
 from harness.sweep.experiment import Experiment
 from harness.sweep.launches import FinalLaunch, Launches, calibrated, make_forecaster, make_runner
+from harness.trial import calibrate
 from harness.trial.runner import Result, Runner
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ MORE_ROUNDS = 1
 """Rounds of final launches that are planned for beyond the least."""
 MOST_FOR_FINALS = 0.35
 """Share of the time left that is kept for the final launches."""
+IDENTIFYING = ("CPU", "cores", "memory", "devices", "interconnect", "label", "driver", "torch")
+"""What of a machine decides its hardware_id, as `Hardware.to_info` calls it."""
 _FIRST = "first"
 """Attribute of a study: the points that it began with."""
 _FIRST_SCHEMA = "first_schema_version"
@@ -155,6 +158,8 @@ class Sweep:
             for workload in self.experiment.workloads.values():
                 workload.prepare()
             self.display.started(self.experiment, self.name)
+            if elsewhere := self._begun_elsewhere():
+                self.display.message(elsewhere)
             self.launches.runner = make_runner(self.experiment, self.launcher, self.store, self.name, self.display.step)
             self._write_info(None)
             if self.experiment.config.sampler == samplers.GUIDED:
@@ -219,6 +224,18 @@ class Sweep:
         self.launches.showcases = frozenset((point.global_batch_size, point.plan) for point in found)
         return found
 
+    def _begun_elsewhere(self) -> str | None:
+        """What to say if a sweep of this name is there, but of other hardware, so that this one begins anew."""
+        places = [hardware for hardware, name in self.store.sweeps() if name == self.name]
+        if not places or self.hardware_id in places:
+            return None
+        other, ours = places[-1], self.experiment.hardware.to_info()
+        theirs = self.store.sweep_info(other, self.name).get("hardware", {})
+        pairs = {name: (theirs.get(name, "-"), ours.get(name, "-")) for name in IDENTIFYING}
+        differing = [f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here]
+        why = f" ({'; '.join(differing)})" if differing else ""
+        return f"a sweep {self.name!r} was begun on other hardware, {other}{why}; here it begins anew"
+
     @property
     def _journal(self) -> Path:
         return self.store.root / "studies" / self.hardware_id / f"{self.name}.log"
@@ -264,6 +281,8 @@ class Sweep:
         guided = self.experiment.config.sampler == "guided"
         found = calibrated(self.experiment, self.launches.runner, probed=guided)
         self.launches.forecaster = make_forecaster(self.experiment, found.ranks, self.launches.compared)
+        if any(calibrate.disturbed(part) for part in (found.peak, found.ranks) if part):
+            self.display.message("the machine was busy while it was measured: the next sweep measures it again")
         if found.peak is None:
             self.display.message("the machine's peak could not be measured: no MFU")
         if guided and self.launches.forecaster.device is not None and not self.launches.forecaster.device.probed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from harness.machine import load
 from harness.plan import Plan
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
@@ -27,7 +28,7 @@ def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts, *, anew:
         What `harness.rank.peak` writes, with the number of usable cores; None if it could not be measured.
     """
     known = runner.store.peaks(runner.hardware_id) or {}
-    if "flops_per_s" in known and not anew:
+    if "flops_per_s" in known and not anew and not disturbed(known):
         return known
     from harness.rank import peak  # imports torch
 
@@ -36,6 +37,11 @@ def peaks(runner: Runner, plan: Plan, workload: Workload, facts: Facts, *, anew:
         return None
     runner.store.write_peaks(runner.hardware_id, {**known, **found, "usable_cores": runner.cores})
     return found
+
+
+def disturbed(found: Mapping[str, Any]) -> bool:
+    """Whether others took so much of the machine while it was measured that the next run must measure it again."""
+    return float(found.get("foreign_cpu_share") or 0.0) > load.FOREIGN_SHARE
 
 
 def ranks(
@@ -59,14 +65,14 @@ def ranks(
     size, shapes = str(plan.world_size), [facts.model.width, facts.model.hidden, facts.seq_len]
     here, asked = by_size.get(size, {}), {plan.plan_id for plan in probes}
     same = here.get("shapes") == shapes
-    if anew or not same or not asked <= set(here.get("asked", [])):
+    if anew or not same or disturbed(here) or not asked <= set(here.get("asked", [])):
         from harness.rank import calibration as measured  # imports torch
 
         target = partial(measured.main, plans=tuple(probes))
         found = runner.apart(plan, workload, facts, target, measured.FILE)
         if found is None:
             return None
-        if same and not anew:  # other sweeps asked for other plans
+        if same and not anew and not disturbed(here):  # other sweeps asked for other plans
             rows = [*found.get("probes", []), *here.get("probes", [])]
             latest = {json.dumps(row["plan"], sort_keys=True): row for row in reversed(rows)}
             found |= {"probes": list(latest.values())[::-1]}

@@ -144,13 +144,14 @@ def load(
 def _encode(corpus: Corpus, codec: Tokenizer | None) -> tuple[Tokens, int]:
     if codec is None:
         return np.frombuffer(b"\n".join(corpus.documents), np.uint8), 256
-    *texts, last = [document.decode() for document in corpus.documents]
-    texts = [*(text + "\n" for text in texts), last]
+    ends = [b"\n"] * (len(corpus.documents) - 1) + [b""]
     vocab_size = _vocab_size(codec)
     parts: list[Tokens] = []
     try:
-        for at in range(0, len(texts), _BATCH):
-            encodings = codec.encode_batch_fast(texts[at : at + _BATCH], add_special_tokens=False)
+        for at in range(0, len(ends), _BATCH):
+            batch = zip(corpus.documents[at : at + _BATCH], ends[at : at + _BATCH], strict=True)
+            texts = [(document + end).decode() for document, end in batch]
+            encodings = codec.encode_batch_fast(texts, add_special_tokens=False)
             parts += [np.array(encoding.ids, _compact(vocab_size)) for encoding in encodings]
     except Exception as error:  # the package raises Exception itself
         raise InputError(

@@ -28,5 +28,5 @@ def test_a_study_of_an_earlier_version_can_go_on(path: Path, tmp_path: Path, mon
     config = load_config(None, {"world_size": space["world_size"], "strategies": tuple(space["strategies"])})
     now = json.loads(json.dumps(Spaces(prepare(config).spaces()).describe()))
     # Options of that sweep fixed some knobs to a value; whatever was drawn from a range still is.
-    assert [found for found in _differences(begun["space"], now) if "from " in str(found[1])] == []
+    assert [found for found in _differences(begun["space"], now, {}) if "from " in str(found[1])] == []
     assert any("from " in str(domain) for domain in space.values()) or path.stem == "grid"

@@ -56,7 +56,7 @@ def compare(
 
 def _prices(path: Path) -> dict[str, float]:
     try:
-        listed = tomllib.loads(path.read_text(encoding="utf-8"))
+        listed = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the price list {path} cannot be read: {error}") from None
     for name, value in listed.items():

@@ -8,11 +8,19 @@ import torch
 from torch import nn
 
 from strategies.base import Slot, Strategy, UnsuitableError
+from strategies.engine import local
 from strategies.facts import Facts
 from strategies.knob import Choice, Knob, Setting, Settings
 
 if TYPE_CHECKING:
     from strategies.training import Training
+
+BLOCKS = {"AdamW8bit": 256, "AdamW4bit": 128, "AdamWFp8": 256}
+"""Class -> elements that share a scale. A tensor whose length they do not divide keeps its moments in fp32, and so does
+one of less than `SMALL` elements."""
+SMALL = 4096
+MOST = 0.5
+"""Share of the moments that must be quantised for a plan to be what it says."""
 
 OPTIMIZERS = {"adamw8bit": "AdamW8bit", "adamw4bit": "AdamW4bit", "adamwfp8": "AdamWFp8"}
 """Value -> class in torchao.optim. States are quantised in blocks (Dettmers et al. 2022, arXiv:2110.02861)."""
@@ -82,6 +90,19 @@ class Quantization(Strategy):
             return f"{kind} needs equal shares on every rank, but got (heads={model.heads}, tp={tp})"
         return None
 
+    def finish(self, training: Training) -> None:
+        kind = str(training.plan["quantization"])
+        large = getattr(training.make_optimizer, "large", ())
+        if not large:
+            return
+        block = BLOCKS[OPTIMIZERS[kind]]
+        share = sum(length for length in large if length % block == 0) / sum(large)
+        if share < MOST:
+            raise UnsuitableError(
+                f"{kind} would leave {1 - share:.0%} of the moments in fp32, since their tensors' lengths are no "
+                f"multiples of {block}; zero1 and zero2 pad theirs"
+            )
+
     def apply(self, training: Training) -> None:
         kind = str(training.plan["quantization"])
         if kind in OPTIMIZERS:
@@ -105,10 +126,15 @@ def _optimizer(training: Training, name: str) -> Any:
         # Compiling these small kernels takes ten seconds and more on a CPU, where they run no faster compiled.
         torch.compiler.set_stance("force_eager")
 
+    large: list[int] = []
+
     def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+        lengths = [local(p).numel() for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+        large.extend(length for length in lengths if length >= SMALL)
         kind: Any = getattr(torchao.optim, name)
         return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)  # type: ignore[no-any-return]
 
+    make.large = large  # type: ignore[attr-defined]
     return make
 
 

@@ -92,3 +92,34 @@ def test_a_file_that_says_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_time_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="from 00:00 to 23:59, but got 25:00"):
         Job(suite=tmp_path, folder=tmp_path, hour=25)
+
+
+def test_other_jobs_of_the_user_are_kept(tmp_path: Path) -> None:
+    (unit,) = FORMS["cron"](job(tmp_path))
+    advice = unit.text.splitlines()[0]
+    assert advice.endswith(f"(crontab -l 2>/dev/null; cat '{tmp_path}/nightly.crontab') | crontab -")
+
+
+def test_the_workflow_keeps_what_tonight_is_compared_with(tmp_path: Path) -> None:
+    (unit,) = FORMS["github"](job(tmp_path))
+    assert "clean: false" in unit.text
+
+
+def test_a_timer_runs_while_nobody_is_logged_in(tmp_path: Path) -> None:
+    service, _ = FORMS["systemd"](job(tmp_path))
+    assert "loginctl enable-linger" in service.text
+    assert "enable --now harness-nightly.timer" in service.text
+
+
+def test_a_folder_with_a_space_is_one_word_to_slurm(tmp_path: Path) -> None:
+    (unit,) = FORMS["slurm"](job(tmp_path / "my bench"))
+    assert f'#SBATCH --chdir="{tmp_path}/my bench"' in unit.text
+
+
+def test_a_user_without_a_home_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(InputError, match="set HOME"):
+        FORMS["systemd"](job(tmp_path))

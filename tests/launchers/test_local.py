@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 import harness
 from harness.errors import MeasurementError
+from harness.launchers import local
 from harness.launchers.launcher import Launcher, Ranks
 from harness.launchers.local import LocalLauncher
 from tests.contracts.test_launchers import LONG, ended, gone, met
@@ -102,3 +105,35 @@ def test_ranks_import_what_their_parent_imports_wherever_it_was_started(
     ranks = launcher.start(job(tmp_path), targets.tell_where_the_harness_is)
     assert [each.status for each in ended(ranks)] == [0, 0]
     assert (tmp_path / "harness1").read_text() == harness.__file__
+
+
+def test_a_deep_folder_for_temporary_files_is_no_obstacle(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    code = (
+        "from harness.launchers.local import LocalLauncher\n"
+        "with LocalLauncher() as launcher: launcher.warm_up(); print('up')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(deep)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout == "up\n"
+
+
+def test_a_folder_whose_name_ends_paths_is_named(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "HOUSE", "/runs/12:30")
+    with pytest.raises(MeasurementError, match="/runs/12:30"):
+        launcher.warm_up()
+
+
+def test_ranks_are_not_bound_to_one_core_by_the_environment(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    with local._environment():
+        assert "OMP_PROC_BIND" not in os.environ
+    assert os.environ["OMP_PROC_BIND"] == "true"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,3 +40,15 @@ def test_where_the_system_cannot_it_says_so_and_changes_nothing(
     monkeypatch.setattr(module.sys, "platform", "plan9")
     assert not exchange(one, other)
     assert (one / "name").read_text() == "one"
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.ENOSYS])
+def test_file_systems_and_sandboxes_that_refuse_it_are_systems_that_cannot(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of a container image's layer cannot be renamed."""
+    one, other = folders(tmp_path)
+    call = SimpleNamespace(renameat2=lambda *arguments: -1, renameatx_np=lambda *arguments: -1)
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda *arguments, **options: call)
+    monkeypatch.setattr(module.ctypes, "get_errno", lambda: number)
+    assert not exchange(one, other)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 import threading
@@ -189,3 +191,21 @@ def test_where_folders_cannot_be_swapped_files_are_merged_all_the_same(
 def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
     found = filled(tmp_path, count=1).trials(columns=("trial_id", "started_at", "outcome"))
     assert list(found.columns) == ["hardware_id", "sweep", "trial_id", "outcome", "started_at"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_where_files_cannot_have_two_names_they_are_merged_all_the_same(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path)
+    before = list(store.trials()["trial_id"])
+    damaged = tmp_path / "trials" / "hardware_id=hw" / "sweep=s" / "damaged.parquet"
+    damaged.write_bytes(b"no parquet")
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, "this file system has no links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store.merge("hw", "s")
+    assert list(store.trials()["trial_id"]) == before
+    assert damaged.read_bytes() == b"no parquet"

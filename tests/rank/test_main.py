@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.rank.main import outcome_of
+from strategies.base import UnsuitableError
 
 
 def raised(size: int) -> BaseException:
@@ -18,6 +19,10 @@ def raised(size: int) -> BaseException:
         (raised(2**60), "oom_host"),
         (MemoryError(), "oom_host"),
         (torch.OutOfMemoryError("CUDA out of memory"), "oom_device"),
+        (torch.AcceleratorError("CUDA error: out of memory", 2), "oom_device"),
+        (torch.distributed.DistBackendError("NCCL error: Cuda failure 2 'out of memory'"), "oom_device"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom_device"),
+        (UnsuitableError("no layer could be quantised"), "infeasible"),
         (RuntimeError("something else"), "crash"),
         (ValueError("DefaultCPUAllocator"), "crash"),
         (KeyboardInterrupt(), "crash"),

@@ -9,7 +9,7 @@ import pytest
 from harness.store.records import Outcome
 from harness.trial.outcome import Ending, ending_of
 from harness.trial.supervise import Trace
-from tests.trial.fake_ranks import done, error, phase, step, trace, whole
+from tests.trial.fake_ranks import done, error, event, phase, step, trace, whole
 
 BUILT = [phase("build", 1.0), phase("warmup", 2.0)]
 STARTED = [*BUILT, step(0, 3.0), step(1, 4.0)]
@@ -115,6 +115,40 @@ TABLE: dict[str, tuple[Trace, Ending]] = {
     "a loss that is not a number, whatever came of it": (
         trace([*STARTED, step(2, 5.0, loss=math.nan), error(6.0)], STARTED, exits=[(0, 1)]),
         Ending(Outcome.NAN, "loss of step 2 is nan", "warmup", 0, 2),
+    ),
+    "silence after everything was measured": (
+        trace(
+            [*whole()[:-2], phase("teardown", 6.0)],
+            [*whole()[:-2], phase("teardown", 6.0)],
+            exits=[],
+            stopped="hang",
+            stopped_reason="it was silent",
+        ),
+        Ending(Outcome.OK),
+    ),
+    "a rank out of memory, whose end made another abort": (
+        trace(
+            [*STARTED, error(5.0, "oom_device", "OutOfMemoryError")],
+            STARTED,
+            exits=[(1, -signal.SIGABRT), (0, 1)],
+            exited_at={1: 5.5, 0: 5.6},
+        ),
+        Ending(Outcome.OOM_DEVICE, "rank 0 raised OutOfMemoryError: no", "warmup", 0, 1),
+    ),
+    "a rank that aborted, after which another ran out of memory": (
+        trace(
+            [*STARTED, error(6.0, "oom_device", "OutOfMemoryError")],
+            STARTED,
+            exits=[(1, -signal.SIGABRT), (0, 1)],
+            exited_at={1: 5.5, 0: 6.1},
+        ),
+        Ending(Outcome.CRASH, "SIGABRT ended rank 1 in warmup, after step 1", "warmup", 1, 1),
+    ),
+    "silence on a device, whose numbers come later than its signs of life": (
+        trace(
+            [*STARTED, event("beat", 9.0, step=300)], STARTED, exits=[(1, 0)], stopped="hang", stopped_reason="silent"
+        ),
+        Ending(Outcome.HANG, "silent", "warmup", 0, 300),
     ),
     "an infinite gradient": (
         trace(whole(), [*STARTED, step(2, 5.0, grad_norm=math.inf), done(6.0)]),

@@ -46,6 +46,8 @@ def probes(experiment: Experiment) -> tuple[Plan, ...]:
         for size in _sizes(settings, samples if "tp" not in settings else _most(workload.global_batch_size, 1))
     ]
     wanted += [{**settings, "micro_batch_size": samples} for settings in two]
+    if experiment.hardware.devices:  # where what compiles its kernels may take all the time there is
+        wanted.sort(key=lambda settings: settings["quantization"] != "none")
     found = [_plan(settings, experiment, facts) for settings in wanted]
     return tuple(dict.fromkeys(plan for plan in found if plan is not None))
 

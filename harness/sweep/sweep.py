@@ -17,6 +17,7 @@ import filelock
 from harness import report
 from harness.errors import InputError, MeasurementError, StoreError
 from harness.launchers.launcher import Launcher
+from harness.machine import nvml
 from harness.plan import ONE_UNIT, Plan
 from harness.report.live import Refresh
 from harness.search import loop, samplers
@@ -152,7 +153,8 @@ class Sweep:
         spaces = Spaces(self.experiment.spaces(), compared=self.launches.compared)
         spaces.showcases()  # refuses, and so does the next line, before anything is written
         self._recorded()
-        with self._lock():
+        # Held open, or a driver without persistence mode would start anew for each trial.
+        with nvml.session(), self._lock():
             self.begun = True
             study = open_study(self._journal, self.name, [d for _, d in self._objectives])
             for workload in self.experiment.workloads.values():

@@ -196,6 +196,12 @@ def test_a_file_is_found_by_its_name() -> None:
     assert set(twice) == {"__init__.py"}
 
 
+def test_a_file_of_tests_is_found_by_its_name() -> None:
+    """Folders of tests are no packages: pytest takes a second file of the same name for the first."""
+    twice = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in twice.items() if count > 1] == []
+
+
 def test_files_and_functions_can_be_read_in_one_sitting() -> None:
     sources = [path.read_text(encoding="utf-8") for path in FILES]
     assert max(source.count("\n") for source in sources) <= 400

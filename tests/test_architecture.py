@@ -197,7 +197,7 @@ def test_a_file_is_found_by_its_name() -> None:
 
 
 def test_a_file_of_tests_is_found_by_its_name() -> None:
-    """Folders of tests are no packages: pytest takes a second file of the same name for the first."""
+    """Most folders of tests are no packages: pytest takes a second file of the same name for the first."""
     twice = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name, count in twice.items() if count > 1] == []
 

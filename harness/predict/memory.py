@@ -91,12 +91,12 @@ def stage_memory(shape: Shape, setup: Setup, stage: Number, device: Device | Non
     ends = is_first * shape.embedding_parameters + is_last * shape.head_parameters
     ends = ends + (is_last & ~is_first) * np.where(shape.tied, shape.vocab * shape.width, 0)
     held = (layers * shape.layer_parameters + ends) / setup.tp
-    d = setup.dp
+    d, sharded = setup.dp, _sharded(setup)
     tokens = setup.micro_batch * shape.seq_len
     kept, working = _kept_and_working(shape, setup)
     logits = is_last * tokens * shape.vocab / setup.tp * LOGIT_BYTES
     return MemoryUse(
-        params=held * setup.weight_bytes / np.where(setup.among("data_parallel", "zero3"), d, 1),
+        params=held * setup.weight_bytes / np.where(sharded, d, 1),
         grads=held * setup.gradient_bytes / np.where(setup.among("data_parallel", "zero2", "zero3"), d, 1),
         optimizer=held
         * setup.optimizer_bytes
@@ -106,6 +106,11 @@ def stage_memory(shape: Shape, setup: Setup, stage: Number, device: Device | Non
         logits=np.maximum(logits - tokens * working, 0),
         context=0.0 if device is None else device.context_bytes,
     )
+
+
+def _sharded(setup: Setup) -> Flag:
+    """Whether weights are divided too: under ZeRO-3, and where FSDP2 keeps what it gathered to do as ZeRO-2 does."""
+    return np.logical_or(setup.among("data_parallel", "zero3"), setup.among("variant", "fsdp2"))
 
 
 def in_flight(setup: Setup, stage: Number) -> Number:
@@ -185,14 +190,18 @@ def _buffers(shape: Shape, setup: Setup, layers: Number, ends: Number, is_end: F
     """
     layer = shape.layer_parameters / setup.tp
     units = np.minimum(layers, setup.layers_per_unit * (1 + setup.prefetch))
-    units = np.where(setup.reshard_after_forward, units, layers)
+    resharded = np.logical_and(setup.reshard_after_forward, setup.among("data_parallel", "zero3"))
+    units = np.where(resharded, units, layers)
     whole = (units * layer + 2 * ends / setup.tp) * setup.gather_bytes
     turning = setup.layers_per_unit * (layer * np.maximum(setup.gather_bytes, setup.reduce_bytes) - freed)
     local = (layers * layer + ends / setup.tp) * setup.gradient_bytes
-    buckets = np.where(setup.among("data_parallel", "zero2"), np.minimum(2 * setup.bucket_mb * 1e6, local), 0)
+    flat = setup.among("data_parallel", "zero2") & np.logical_not(_sharded(setup))
+    buckets = np.where(flat, np.minimum(2 * setup.bucket_mb * 1e6, local), 0)
+    accumulating = np.logical_and(setup.among("gradients_apart", "accumulating"), setup.micro_batches > 1)
+    apart = np.where(np.logical_or(setup.among("gradients_apart", "always"), accumulating), local, 0)
     autocast = np.logical_and(np.less(setup.activation_bytes, setup.stream_bytes), np.greater(setup.weight_bytes, 2))
     copies = np.where(autocast, setup.activation_bytes * layers * layer, 0)
     stream = setup.micro_batch * shape.seq_len * shape.width * setup.activation_bytes
-    gathered = np.where(setup.among("data_parallel", "zero3"), whole + np.maximum(turning, 0), 0)
+    gathered = np.where(_sharded(setup), whole + np.maximum(turning, 0), 0)
     received = np.where(setup.receives_apart, setup.micro_batches * (2 * setup.stages_per_rank - 1 * is_end), 2)
-    return gathered + buckets + copies + np.where(setup.pp > 1, received * stream, 0)
+    return gathered + buckets + apart + copies + np.where(setup.pp > 1, received * stream, 0)

@@ -126,6 +126,9 @@ class Setup:
     keeps_gathered: Flag = True
     """Whether sequence parallelism keeps the whole sequence that a matrix saw; Megatron-LM gathers it once more instead
     (Korthikanti et al. 2022, section 4.2.2)."""
+    gradients_apart: Any = "never"
+    """When there are gradients beside the buckets in which all are summed: never; accumulating (those of earlier
+    micro-batches); always."""
     receives_apart: Flag = True
     """Whether a stage has a buffer for each micro-batch that it receives (torch.distributed.pipelining), not two."""
 
@@ -161,6 +164,7 @@ class Setup:
             "layers_per_unit": int(plan.get("blocks_per_unit", 1)),
             "prefetch": int(plan.get("prefetch", 1)),
             "compile": bool(plan.get("compile", False)),
+            "gradients_apart": _apart(plan, kind),
         }
         return cls(global_batch=global_batch, **given, **_formats(plan, kind))
 
@@ -207,6 +211,13 @@ def stage_layers(shape: Shape, setup: Setup) -> tuple[Number, Number]:
     last = np.where(setup.balanced, np.where(slow[0] <= slow[1], low, low + 1), np.floor(layers / ranks))
     first = np.where(setup.balanced, np.ceil((layers - last) / others), np.ceil(layers / ranks))
     return np.where(ranks > 1, first, layers), np.where(ranks > 1, last, layers)
+
+
+def _apart(plan: Mapping[str, Any], kind: str) -> str:
+    """DistributedDataParallel looks away until the last micro-batch, with a static graph until its end."""
+    if plan.get("static_graph"):
+        return "always"
+    return "accumulating" if kind == "ddp" or plan.get("zero1_impl") == "torch" else "never"
 
 
 def _formats(plan: Mapping[str, Any], kind: str) -> dict[str, Any]:

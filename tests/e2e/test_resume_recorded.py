@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.machine import hardware
+from harness.store.records import SCHEMA_VERSION
 from harness.store.store import Store
 from tests.e2e.test_main_job import SWEEP, run
 
@@ -55,6 +56,6 @@ def test_a_sweep_begun_by_an_earlier_version_goes_on(name: str, sampler: str, tm
     new = after[len(before) :]
     counted = new[new["study_trial"].notna() & (new["outcome"] != "infeasible")]
     assert len(counted) == 2
-    assert set(new["schema_version"]) == {5}
+    assert set(new["schema_version"]) == {SCHEMA_VERSION}
     # What was tried is not tried again, whatever it was called then.
     assert set(counted["plan_id"]) & set(before["plan_id"]) == set()

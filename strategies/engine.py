@@ -51,8 +51,12 @@ class Engine(ABC):
         """Multiply the gradients; called once between `norm` and `step`."""
 
     @abstractmethod
-    def step(self) -> None:
-        """Update the parameters."""
+    def step(self, skip: torch.Tensor | None = None) -> None:
+        """Update the parameters.
+
+        Args:
+            skip: a scalar that is 1.0 if a gradient overflowed, and nothing may change, and 0.0 if not.
+        """
 
     @abstractmethod
     def zero_gradients(self) -> None:
@@ -115,6 +119,19 @@ def global_norm(gradients: list[tuple[torch.Tensor, float]], device: torch.devic
     if reduce:
         dist.all_reduce(total)
     return total.sqrt()
+
+
+def take_step(optimizer: torch.optim.Optimizer, skip: torch.Tensor | None) -> None:
+    """Have an optimizer update its parameters, unless `skip` is 1.0; its kernel looks, if it is one that can.
+
+    The others are asked here, which has the host wait until a device has caught up.
+    """
+    inner = getattr(optimizer, "optim", optimizer)  # of a ZeroRedundancyOptimizer
+    if isinstance(inner, torch.optim.AdamW) and all(group["fused"] for group in inner.param_groups):
+        inner.found_inf = skip  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells fused optimizers
+    elif skip is not None and skip.item():
+        return
+    optimizer.step()
 
 
 def multiply(tensors: list[torch.Tensor], factor: float | torch.Tensor) -> None:

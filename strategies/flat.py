@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from strategies.collectives import Pending, all_gather, reduce_scatter
-from strategies.engine import Engine, State, global_norm, multiply, optimizer_state, set_lr, stored
+from strategies.engine import Engine, State, global_norm, multiply, optimizer_state, set_lr, stored, take_step
 
 if TYPE_CHECKING:
     from strategies.training import Training
@@ -81,11 +81,11 @@ class Bucket:
         at, p = self.offsets[index], self.parameters[index]
         return buffer[at : at + p.numel()].view(p.shape)
 
-    def update(self) -> None:
-        """Take an optimizer step on this rank's chunk."""
+    def update(self, skip: torch.Tensor | None) -> None:
+        """Take an optimizer step on this rank's chunk, unless `skip` is 1.0."""
         assert self.shard is not None
         self.master.grad = self.shard.to(self.master.dtype)
-        self.optimizer.step()
+        take_step(self.optimizer, skip)
         self.master.grad = None
         if self.master.dtype != self.flat.dtype:
             with torch.no_grad():
@@ -269,9 +269,9 @@ class FlatEngine(Engine):
         # The mean over ranks is folded into the one multiplication that clipping needs anyway.
         multiply([shard for shard, _ in self._shards()], factor / self.training.degree("dp"))
 
-    def step(self) -> None:
+    def step(self, skip: torch.Tensor | None = None) -> None:
         for bucket in reversed(self.buckets):
-            bucket.update()
+            bucket.update(skip)
             bucket.gathering = all_gather(bucket.flat, bucket.group, bucket.tag + 1)
             if not self.overlap:
                 bucket.wait_gathered()

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from strategies.engine import Engine, State, decay_groups, global_norm, local, multiply, optimizer_state, set_lr, stored
+from strategies.engine import (
+    Engine,
+    State,
+    decay_groups,
+    global_norm,
+    local,
+    multiply,
+    optimizer_state,
+    set_lr,
+    stored,
+    take_step,
+)
 
 if TYPE_CHECKING:
     from strategies.training import Training
@@ -57,8 +68,8 @@ class ParameterEngine(Engine):
         if gradients and not (isinstance(factor, float) and factor == 1.0):
             multiply(gradients, factor)
 
-    def step(self) -> None:
-        self.optimizer.step()
+    def step(self, skip: torch.Tensor | None = None) -> None:
+        take_step(self.optimizer, skip)
         if self.masters is not self.parameters:
             with torch.no_grad():
                 for master, p in zip(self.masters, self.parameters, strict=True):

@@ -76,7 +76,7 @@ class Precision(Strategy):
         if training.plan.get("reduce_dtype") == "bf16":
             training.reduce_dtype = torch.bfloat16
         if kind == "fp16":
-            training.loss_scale = LossScale()
+            training.loss_scale = LossScale(training.device)
         if kind in ("bf16_params", "bf16"):
             for part in training.parts:
                 _cast_inputs(part, torch.bfloat16)

@@ -223,13 +223,13 @@ class Training:
         """Clip the gradients, update the parameters; the norm of the gradient before clipping."""
         scale = self.loss_scale.value if self.loss_scale else 1.0
         grad_norm = self.engine.norm() / scale
-        if self.loss_scale is None or self.loss_scale.accepts(grad_norm):
-            self._clip(grad_norm, scale)
-            self.engine.step()
+        skip = self.loss_scale.adapt(grad_norm) if self.loss_scale else None
+        self._clip(grad_norm, scale)
+        self.engine.step(skip)
         self.engine.zero_gradients()
         return grad_norm
 
-    def _clip(self, grad_norm: torch.Tensor, scale: float) -> None:
+    def _clip(self, grad_norm: torch.Tensor, scale: float | torch.Tensor) -> None:
         factor = torch.ones_like(grad_norm)
         if self.config.clip_norm > 0:
             factor = torch.clamp(self.config.clip_norm / (grad_norm + 1e-6), max=1.0)
@@ -240,22 +240,31 @@ class Training:
 class LossScale:
     """Dynamic loss scaling for fp16 (Micikevicius et al. 2018, arXiv:1710.03740).
 
-    The gradient's norm is needed anyway and is not finite exactly if some gradient overflowed, so it decides.
+    The gradient's norm is needed anyway and is not finite exactly if some gradient overflowed, so it decides. All of it
+    stays on the device: a host that reads the norm waits in every step.
+
+    Args:
+        device: that of this rank.
+        initial: the first scale.
+        growth_interval: steps without an overflow after which it doubles.
     """
 
-    def __init__(self, initial: float = 2.0**14, growth_interval: int = 1000) -> None:
-        self.value = initial
-        self._interval, self._good = growth_interval, 0
+    def __init__(self, device: torch.device, initial: float = 2.0**14, growth_interval: int = 1000) -> None:
+        self.value = torch.full((), initial, device=device)
+        self._interval, self._good = growth_interval, torch.zeros((), device=device)
 
-    def accepts(self, grad_norm: torch.Tensor) -> bool:
-        """Whether the step may be taken; halves the scale if not, doubles it after enough good steps."""
-        if not torch.isfinite(grad_norm):
-            self.value, self._good = self.value / 2, 0
-            return False
-        self._good += 1
-        if self._good % self._interval == 0:
-            self.value *= 2
-        return True
+    def adapt(self, grad_norm: torch.Tensor) -> torch.Tensor:
+        """Halve the scale after an overflow, double it after enough good steps.
+
+        Returns:
+            1.0 if the step must not be taken, else 0.0.
+        """
+        finite = torch.isfinite(grad_norm).float()
+        self._good = (self._good + 1) * finite
+        grown = (self._good >= self._interval).float()
+        self._good = self._good * (1 - grown)
+        self.value = self.value * (0.5 + 0.5 * finite + grown)
+        return 1 - finite
 
 
 def has_submodule(module: nn.Module, name: str) -> bool:

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.distributed.device_mesh import init_device_mesh
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -211,10 +211,10 @@ def _fake_samples(built: Training, one: torch.Tensor) -> torch.Tensor:
 
 
 class _Scalars(TorchDispatchMode):
-    """Gives tensors that are read as numbers, such as a clipping factor, a value: they have none."""
+    """Gives fake tensors that are read as numbers, such as a clipping factor, a value: they have none."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return {True: 0.5}.get(args[0].is_floating_point(), args[0].dtype is torch.bool or 1)
         return func(*args, **(kwargs or {}))
 
@@ -238,7 +238,7 @@ class _Operators(TorchDispatchMode):
 def _stand_ins(device_type: str) -> Iterator[None]:
     """While it is entered, strategies meet what works with fake tensors.
 
-    A device mesh is made of real tensors. The fake process group has no name of its own for what it stands for, so
+    A device mesh is made of real tensors, and so are its axes. The fake process group has no name of its own for what it stands for, so
     whether ranks exchange chunks point to point is said here.
     """
 
@@ -246,8 +246,15 @@ def _stand_ins(device_type: str) -> Iterator[None]:
         with unset_fake_temporarily():
             return init_device_mesh(*args, **kwargs)
 
+    whole = DeviceMesh.__getitem__
+
+    def axis(mesh: DeviceMesh, names: Any) -> DeviceMesh:
+        with unset_fake_temporarily():
+            return whole(mesh, names)
+
     swapped: list[tuple[Any, str, Any]] = [
         (training, "init_device_mesh", mesh),
+        (DeviceMesh, "__getitem__", axis),
         (collectives, "exchanges_chunks", lambda group: device_type == "cpu"),
         (ddp, "DistributedDataParallel", _Ddp),
     ]
@@ -323,7 +330,7 @@ class _Ddp(nn.Module):
             yield members
 
     def _fill(self, members: Sequence[nn.Parameter]) -> None:
-        bucket = torch.empty(sum(p.numel() for p in members), dtype=members[0].dtype)
+        bucket = torch.empty(sum(p.numel() for p in members), dtype=members[0].dtype, device=members[0].device)
         offsets = [0, *itertools.accumulate(p.numel() for p in members)]
         arrived: list[int] = []
 

@@ -147,10 +147,11 @@ def test_the_learning_rate_rises_then_falls_to_its_least(step: int) -> None:
 
 
 def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_enough_good_steps() -> None:
-    scale = LossScale(initial=8.0, growth_interval=3)
+    scale = LossScale(torch.device("cpu"), initial=8.0, growth_interval=3)
     good, bad = torch.tensor(1.0), torch.tensor(torch.inf)
-    assert [scale.accepts(norm) for norm in (good, good, bad)] == [True, True, False]
+    assert [scale.adapt(norm).item() for norm in (good, good, bad)] == [0.0, 0.0, 1.0]
     assert scale.value == 4.0
-    assert all(scale.accepts(good) for _ in range(3))
+    assert [scale.adapt(good).item() for _ in range(4)] == [0.0] * 4
     assert scale.value == 8.0
-    assert not scale.accepts(torch.tensor(torch.nan))
+    assert scale.adapt(torch.tensor(torch.nan)).item() == 1.0
+    assert scale.value == 4.0

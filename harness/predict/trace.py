@@ -238,8 +238,8 @@ class _Operators(TorchDispatchMode):
 def _stand_ins(device_type: str) -> Iterator[None]:
     """While it is entered, strategies meet what works with fake tensors.
 
-    A device mesh is made of real tensors, and so are its axes. The fake process group has no name of its own for what it stands for, so
-    whether ranks exchange chunks point to point is said here.
+    A device mesh is made of real tensors, and so are its axes. The fake process group has no name of its own for what
+    it stands for, so whether ranks exchange chunks point to point is said here.
     """
 
     def mesh(*args: Any, **kwargs: Any) -> Any:

@@ -1,58 +1,54 @@
-"""One trial on a real accelerator."""
+"""The first five minutes on a machine with devices: what `doctor --self-test` runs, and a sweep."""
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from harness.store.store import Store
+from harness.sweep import self_test
+from harness.sweep.self_test import Bench, State
+
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator"),
-]
-
-RUN = [
-    sys.executable,
-    "-m",
-    "harness",
-    "run",
-    "--json",
-    "--world-size",
-    "1",
-    "--workload",
-    "gpt-mini",
-    "--measure",
-    "1s",
+    pytest.mark.launching,
+    pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator"),
 ]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16_autocast", "bf16_params", "bf16", "fp16"])
-def test_one_device_trains_and_passes_the_numerics(tmp_path: Path, precision: str) -> None:
+@pytest.fixture(scope="module")
+def made() -> Iterator[Bench]:
+    with self_test.bench() as opened:
+        assert opened.experiment.hardware.device_type != "cpu"
+        yield opened
+
+
+@pytest.mark.parametrize("name", self_test.checks())
+def test_the_machine_passes(name: str, made: Bench) -> None:
+    seen = self_test.checks()[name](made)
+    if seen.state is State.ABSENT:
+        pytest.skip(seen.found)
+    assert seen.state is State.OK, seen.found
+
+
+def test_two_trials_of_a_sweep_with_torchao_installed(tmp_path: Path) -> None:
+    assert importlib.util.find_spec("torchao")
+    asked = ["--trials", "2", "--workload", "gpt-mini", "--measure", "1s", "--no-open", "--name", "first"]
     ended = subprocess.run(
-        [*RUN, "--set", f"precision={precision}", "--set", "micro_batch_size=8"],
+        [sys.executable, "-m", "harness", "sweep", *asked],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    row = json.loads(ended.stdout)
-    assert row["outcome"] == "ok"
-    assert row["numerics"] == "pass"
-    assert row["peak_reserved_bytes"] >= row["peak_memory_bytes"] > row["memory_params_bytes"]
-
-
-def test_a_memory_limit_of_a_device_ends_in_oom_device(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [*RUN, "--set", "micro_batch_size=16", "--memory-limit", "500MiB"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert json.loads(ended.stdout)["outcome"] == "oom_device"
+    trials = Store(tmp_path / "results").trials("first")
+    launched = trials[trials["outcome"] != "infeasible"]
+    assert (launched["outcome"] == "ok").sum() >= 2
+    assert not launched["hardware_id"].str.startswith("cpu").any()

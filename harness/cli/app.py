@@ -183,12 +183,18 @@ def doctor(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure anew what predictions are made from, in about 15 s.")
     ] = False,
+    self_test: Annotated[
+        bool,
+        typer.Option("--self-test", help="Launch each kind of thing once, in under two minutes, and say what works."),
+    ] = False,
     workload: Workload = None,
     world_size: WorldSize = None,
     as_json: Json = False,
 ) -> None:
     """Say what this machine can run, what is missing, and how to mend it."""
     folder = results or Path("results")
+    if self_test:
+        guarded(lambda: commands.self_test(as_json))
     if calibrate:
         guarded(lambda: commands.calibrate(folder, workload, world_size, as_json))
     guarded(lambda: commands.doctor(folder, as_json))

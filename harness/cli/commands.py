@@ -208,6 +208,30 @@ def doctor(results: Path, as_json: bool) -> int:
     return NOTHING_SUCCEEDED if any(finding.state is State.MISSING for finding in findings) else 0
 
 
+def self_test(as_json: bool) -> int:
+    """Launch each kind of thing once and print what works."""
+    from dataclasses import asdict
+
+    from harness import __version__
+    from harness.sweep.self_test import State, bench, examine
+
+    with bench() as made:
+        hardware = made.experiment.hardware
+        if not as_json:
+            print(
+                f"harness {__version__}, torch {hardware.torch_build}, {hardware.hardware_id}, "
+                f"{made.experiment.world_size} ranks on {hardware.device_type}"
+            )
+        lines = []
+        for line in examine(made):
+            lines.append(line)
+            if not as_json:
+                print(f"{line.state:8} {line.check:18} {line.seconds:5.1f} s  {line.found}", flush=True)
+    if as_json:
+        print(json.dumps([asdict(line) for line in lines]))
+    return NOTHING_SUCCEEDED if any(line.state is State.FAILED for line in lines) else 0
+
+
 def calibrate(results: Path, workload: str | None, world_size: int | None, as_json: bool) -> int:
     """Measure what predictions are made from, whether it is known or not."""
     from harness import launchers

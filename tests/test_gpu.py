@@ -39,7 +39,7 @@ def test_the_machine_passes(name: str, made: Bench) -> None:
 
 def test_two_trials_of_a_sweep_with_torchao_installed(tmp_path: Path) -> None:
     assert importlib.util.find_spec("torchao")
-    asked = ["--trials", "2", "--workload", "gpt-mini", "--measure", "1s", "--no-open", "--name", "first"]
+    asked = ["--trials", "2", "--workload", "gpt-mini", "--measure", "1s", "--name", "first"]
     ended = subprocess.run(
         [sys.executable, "-m", "harness", "sweep", *asked],
         cwd=tmp_path,

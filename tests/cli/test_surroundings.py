@@ -21,7 +21,7 @@ from harness.sweep.config import load_config
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_command(number: signal.Signals) -> None:
     def command() -> int:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         return 0
 
     before = signal.getsignal(number)
@@ -34,7 +34,7 @@ def test_a_signal_ends_a_command(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals) -> None:
     def command() -> int:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         return 7
 
     before = signal.signal(number, signal.SIG_IGN)

@@ -283,7 +283,7 @@ def test_macos_is_read_through_sysctl(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
     monkeypatch.setattr(subprocess, "run", run)
-    machine = detect(root=tmp_path)
+    machine = detect(root=tmp_path, seen=Accelerators())
     assert (machine.cpu_model, machine.operating_system) == ("Apple M2", "macOS 15.1")
     assert (machine.l1d_bytes, machine.l2_bytes, machine.l3_bytes) == (65536, 4194304, None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,10 +29,12 @@ def test_what_asks_is_noticed() -> None:
     assert asked_for_devices(*preload.FOR_A_CPU) != []
 
 
-def test_a_server_that_has_started_a_driver_is_told_from_one_that_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    assert preload.poisoned() is None
-    parent = os.getpid()
-    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: os.getpid() != parent)
-    assert "has started the device's driver" in str(preload.poisoned())
+def test_a_server_that_has_started_a_driver_is_told_from_one_that_has_not() -> None:
+    code = (
+        "import os, torch; from harness.rank import preload; print(preload.poisoned());"
+        "parent = os.getpid(); torch.cuda._is_in_bad_fork = lambda: os.getpid() != parent; print(preload.poisoned())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    clean, started = run.stdout.splitlines()
+    assert clean == "None"
+    assert "has started the device's driver" in started

@@ -180,3 +180,30 @@ def test_trials_have_names_of_their_own_that_sort_by_time() -> None:
     ids = [new_trial_id() for _ in range(50)]
     assert len(set(ids)) == 50
     assert [name.partition("-")[0] for name in ids] == sorted(name.partition("-")[0] for name in ids)
+
+
+@pytest.mark.parametrize(("rule", "anew"), [("this", False), ("an earlier one", True), (None, True)])
+def test_a_reference_of_other_initial_values_is_made_anew(rule: str | None, anew: bool, tmp_path: Path) -> None:
+    launched = []
+
+    def play(ranks: FakeRanks) -> None:
+        launched.append(ranks.job)
+        for rank in ranks.running:
+            ranks.write(rank, *whole())
+            ranks.end(rank)
+
+    made = runner(tmp_path, play)
+    row = {"loss": 1.0, "grad_norm": 1.0, "step_time_s": 0.1, "arithmetic": "fp32 without TF32, cuda, torch 2.13"}
+    kept = {"initial_values": WORKLOAD.initial_values if rule == "this" else rule}
+    made.store.write_reference(WORKLOAD.workload_id, [{"step": step, **row, **kept} for step in range(4)])
+    made.reference(ALONE, WORKLOAD, facts(WORKLOAD, 1), 4)
+    assert bool(launched) == anew
+    recorded = made.store.reference(WORKLOAD.workload_id)
+    assert recorded is not None
+    assert set(recorded["initial_values"]) == {WORKLOAD.initial_values}
+    # Made anew here, they say in which arithmetic.
+    assert (
+        recorded["arithmetic"]
+        .str.startswith("fp32 without TF32, cpu, torch" if anew else "fp32 without TF32, cuda")
+        .all()
+    )

@@ -52,7 +52,12 @@ class Quantization(Strategy):
         return plan["quantization"] != "none"
 
     def showcases(self, facts: Facts) -> list[dict[str, Setting]]:
-        return [{"quantization": kind} for kind in self.searched(self.knobs[0], facts) if kind != "none"]  # type: ignore[arg-type]
+        kinds = [kind for kind in self.searched(self.knobs[0], facts) if kind != "none"]  # type: ignore[arg-type]
+        shown: list[dict[str, Setting]] = [{"quantization": kind} for kind in kinds]
+        if "float8" in kinds and facts.capability is not None and facts.compiler:
+            # Uncompiled, its casts are kernels of their own and cost more than the products gain (torchao/float8).
+            shown.append({"quantization": "float8", "compile": True})
+        return shown
 
     def searched(self, knob: Choice, facts: Facts) -> tuple[Setting, ...]:
         return tuple(kind for kind in knob.values if kind == "none" or _lacks(str(kind), facts) is None)

@@ -58,7 +58,8 @@ def _coarse(cost: float) -> float:
 def _shows(space: Choices, plan: Plan, strategy: Strategy, wanted: Mapping[str, Setting]) -> bool:
     """Whether a plan shows a strategy, and nothing beside it that could be had without it."""
     knobs = ((name, value) for name, value in wanted.items() if name not in Layout._fields)
-    added = (other for other in space.strategies if other.slot in ADDED and other is not strategy)
+    others = (other for other in space.strategies if other.slot in ADDED and other is not strategy)
+    added = (other for other in others if not any(knob.name in wanted for knob in other.knobs))
     shown = strategy.active(plan) and all(plan.get(name) == value for name, value in knobs)
     return shown and not any(other.active(plan) for other in added)
 
@@ -67,6 +68,9 @@ def _fill(space: Choices, wanted: Mapping[str, Setting]) -> Plan | None:
     """The plan with the wanted settings and sensible others; None if the user's own settings leave no room for it."""
     wanted_knobs = {name: value for name, value in wanted.items() if name not in Layout._fields}
     if any(name in space.restricted and value not in space.restricted[name] for name, value in wanted_knobs.items()):
+        return None
+    searched = ((space.domains[knob.name], wanted[knob.name]) for knob in space.knobs if knob.name in wanted)
+    if not all(contains(domain, value) for domain, value in searched):  # of a strategy that is not in play
         return None
     layout = _layout(space, wanted)
     settings: dict[str, Setting] = dict(layout._asdict())

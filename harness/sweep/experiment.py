@@ -24,6 +24,7 @@ from harness.workloads.workload import Workload
 from strategies.base import Strategy
 from strategies.facts import Facts
 from strategies.knob import Knob, Setting
+from strategies.quantization import FP8_CAPABILITY
 
 DEVICE_SECONDS = 600.0
 """Time budget on devices unless one is given, in s: contexts, communicators and kernels take seconds of each launch."""
@@ -123,7 +124,7 @@ def prepare(config: SweepConfig) -> Experiment:
     check_writable(config.reports)
     samplers.check(config.sampler, 2 if config.objective == "pareto" else 1)
     machine = replace(hardware.detect(), label=config.hardware_label)
-    chosen = _strategies(config.strategies)
+    chosen = _strategies(config.strategies, machine)
     fixed = parse_settings(config.set, strategies.knobs(strategies.registry().values()))
     world = config.world_size or machine.default_ranks
     batches: Sequence[int | None] = config.global_batch or (None,)
@@ -156,15 +157,17 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: {existing} is not writable; choose another folder")
 
 
-def _strategies(names: Sequence[str]) -> tuple[Strategy, ...]:
+def _strategies(names: Sequence[str], machine: Hardware) -> tuple[Strategy, ...]:
+    """Those that were asked for, or the usual ones; torch.compile too where float8 is no gain without it."""
     registry = strategies.registry()
     for name in names:
         if name not in registry:
             raise UnknownNameError("strategy", name, registry)
+    compiled = (machine.capability or (0, 0)) >= FP8_CAPABILITY and _compiles(machine.device_type)
     return tuple(
         strategy
         for name, strategy in registry.items()
-        if name in names or (not names and name not in strategies.OPT_IN)
+        if name in names or (not names and (name not in strategies.OPT_IN or (name == "compile" and compiled)))
     )
 
 

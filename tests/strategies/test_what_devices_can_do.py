@@ -115,3 +115,12 @@ def test_fp32_is_fp32_whatever_the_environment_turned_on() -> None:
 )
 def test_a_device_is_not_taken_for_another_one(name: str) -> None:
     assert published(name) is None
+
+
+def test_float8_is_offered_compiled_too_where_it_is_for_speed() -> None:
+    quantised = strategies.registry()["quantization"]
+    compiled = {"quantization": "float8", "compile": True}
+    assert compiled in quantised.showcases(device((8, 9)))
+    assert compiled not in quantised.showcases(device((8, 0)))
+    assert compiled not in quantised.showcases(device((9, 0), compiler=False))
+    assert compiled not in quantised.showcases(HERE)

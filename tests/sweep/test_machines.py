@@ -102,3 +102,17 @@ def test_headroom_of_a_device_that_does_not_say_its_memory_is_refused(
         main_job(mute, tmp_path, monkeypatch, headroom="5%")
     limited = main_job(mute, tmp_path, monkeypatch, headroom="5%", memory_limit="40GiB")
     assert limited.memory_ceiling_bytes == int(0.95 * 40 * GIB)
+
+
+@pytest.mark.parametrize(("capability", "compiled"), [("8.9", True), ("9.0", True), ("8.0", False)])
+def test_compilation_is_in_play_where_float8_needs_it(
+    capability: str, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.sweep.experiment._compiles", lambda device_type: True)
+    machine = with_devices(2, replace(CARD, compute_capability=capability))
+    (space,) = main_job(machine, tmp_path, monkeypatch).spaces().values()
+    shown = [plan for plan in space.showcases() if plan["quantization"] == "float8" and plan["compile"]]
+    assert bool(shown) == compiled
+    assert all(space.params_of(plan) is not None for plan in shown)
+    named = main_job(machine, tmp_path, monkeypatch, strategies=("ddp", "quantization"))
+    assert all(not plan["compile"] for space in named.spaces().values() for plan in space.showcases())

@@ -23,7 +23,7 @@ from harness.launchers.job import Job
 from harness.launchers.launcher import Launcher, RankExit, Ranks
 from harness.launchers.processes import PATIENCE, alive, die_first, die_with_parent, kill_below, kill_group, kill_marked
 from harness.machine.accelerators import PCI_ORDER
-from harness.machine.surroundings import UNWANTED
+from harness.machine.surroundings import UNWANTED, nobody
 
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
@@ -160,7 +160,9 @@ def _environment() -> Iterator[None]:
     # The server must find what this process finds, wherever it was started from, and nothing else: by itself it would
     # look into the working directory first.
     path = os.pathsep.join(path or os.getcwd() for path in sys.path if os.pathsep not in path)
-    os.environ.update({**ENVIRONMENT, **before, MARK[0]: MARK[1], "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
+    os.environ.update(
+        {**ENVIRONMENT, **nobody(before), **before, MARK[0]: MARK[1], "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    )
     for name in UNWANTED:
         os.environ.pop(name, None)
     try:

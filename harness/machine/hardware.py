@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,10 @@ class Hardware:
     @property
     def machine_id(self) -> str:
         """The `hardware_id` that does not change with the versions of torch and the driver."""
-        versions = {"torch": None, "devices": [[*of[:3], None] for of in self.identity()["devices"]]}
-        return self._named(self.identity() | versions)
+        # What kernels and hypervisors keep of the memory differs by some MiB, too, and must not carry it over a half.
+        same = replace(self, memory_bytes=math.ceil(self.memory_bytes / GIB) * GIB)
+        versions = {"torch": None, "devices": [[*of[:3], None] for of in same.identity()["devices"]]}
+        return same._named(same.identity() | versions)
 
     @property
     def hardware_id(self) -> str:

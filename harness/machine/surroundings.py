@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Mapping
 
 UNWANTED = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "TORCH_DISTRIBUTED_DEBUG")
@@ -23,6 +24,17 @@ def clear() -> None:
     for name in UNWANTED:
         if name in os.environ:
             CLEARED[name] = os.environ.pop(name)
+
+
+def nobody(environ: Mapping[str, str]) -> dict[str, str]:
+    """A name for a user who has none, as in containers that run as any number: libraries call their caches after it."""
+    if any(environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):  # where getpass.getuser looks
+        return {}
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return {"USER": f"uid{os.getuid()}"}
+    return {}
 
 
 def remarks(environ: Mapping[str, str]) -> list[str]:

@@ -82,3 +82,10 @@ def test_what_changes_measurements_is_said_and_not_passed_on(monkeypatch: pytest
         "CUDA_LAUNCH_BLOCKING",
         "SLURM_PROCID=2:",
     ]
+
+
+def test_a_user_without_a_name_gets_one_for_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert surroundings.nobody({}) == {}  # who runs the tests is known to the system
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert surroundings.nobody({}) == {"USER": "uid54321"}
+    assert surroundings.nobody({"LOGNAME": "me"}) == {}

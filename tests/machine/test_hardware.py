@@ -147,6 +147,9 @@ def test_the_machine_stays_the_same_with_other_versions_of_torch_and_driver() ->
     assert later.machine_id == machine.machine_id
     assert later.hardware_id != machine.hardware_id
     assert replace(machine, usable_cores=machine.usable_cores + 1).machine_id != machine.machine_id
+    little_less, little_more = (replace(machine, memory_bytes=int(gib * GIB)) for gib in (15.49, 15.51))
+    assert little_less.machine_id == little_more.machine_id
+    assert replace(machine, memory_bytes=int(31.4 * GIB)).machine_id != little_less.machine_id
 
 
 def test_two_threads_of_one_core_are_one_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,7 @@ def _cut(model: Any, index: int, count: int) -> Any:
 def recipe(run: Run) -> Step:
     """The harness's strategies in a bare loop; the plan is a complete one."""
     import strategies
+    from harness.rank import hollow
     from strategies.recipe import build
 
     workload, _ = run.workload, run.memory
@@ -166,7 +167,7 @@ def recipe(run: Run) -> Step:
         device_type=run.device.type, world_size=run.world, global_batch_size=workload.global_batch_size,
         seq_len=workload.seq_len, workload=workload.name, model=workload.facts(),
     )  # fmt: skip
-    with torch.device("meta"):
+    with hollow.parameters():
         model = workload.build()
     training = build(
         model, plan=run.plan, strategies=strategies.registry().values(), facts=facts, device=run.device,

@@ -40,8 +40,8 @@ def blocks(job, rank: int) -> None:  # runs in every rank
     agreement = Agreement(lambda times: None, trial.group)
 
     def bare() -> None:
-        inputs, targets = job.workload.samples(trial.next_step, trial.indices)
-        training.step(trial.next_step, inputs.to(device), targets.to(device))
+        samples = job.workload.samples(trial.next_step, trial.indices)
+        training.step(trial.next_step, {name: tensor.to(device) for name, tensor in samples.items()})
         trial.next_step += 1
 
     def instrumented() -> None:

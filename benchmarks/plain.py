@@ -84,7 +84,7 @@ def _train(run: plain_loops.Run, step: plain_loops.Step, seconds: float) -> dict
 
     def steps(count: int) -> None:
         for _ in range(count):
-            inputs, targets = run.workload.samples(len(losses), indices)
+            inputs, targets = run.workload.samples(len(losses), indices).values()
             losses.append(step(len(losses), inputs.to(run.device), targets.to(run.device)))
             clock.mark()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -43,6 +44,11 @@ class Run:
                 p.copy_(self.workload.initial(name, tuple(p.shape), self.device))
         return model
 
+    @staticmethod
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean over all predictions."""
+        return nn.functional.cross_entropy(outputs.flatten(0, -2).float(), targets.flatten())
+
     def micro_batches(self, *tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         return list(zip(*(torch.split(tensor, self.micro_batch) for tensor in tensors), strict=True))
 
@@ -68,7 +74,7 @@ class Run:
             for i, (x, y) in enumerate(micro):
                 local = i < len(micro) - 1 and hasattr(model, "no_sync")
                 with model.no_sync() if local else contextlib.nullcontext():
-                    loss = self.workload.loss(model(x), y) / len(micro)
+                    loss = self.loss(model(x), y) / len(micro)
                     loss.backward()
                 total += loss.detach()
             nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_norm)
@@ -126,7 +132,7 @@ def pipeline(run: Run) -> Step:
     kinds: dict[str, Any] = {"gpipe": pp.ScheduleGPipe, "1f1b": pp.Schedule1F1B}
     kind: Any = kinds.get(name, pp.ScheduleInterleaved1F1B)
     micro_batches = run.workload.global_batch_size // run.micro_batch
-    schedule = kind(stages if name == "interleaved" else stages[0], micro_batches, loss_fn=run.workload.loss)
+    schedule = kind(stages if name == "interleaved" else stages[0], micro_batches, loss_fn=run.loss)
     model = nn.ModuleList(parts.values())
     optimizer = run.adamw(run.groups(model))
 
@@ -171,10 +177,12 @@ def recipe(run: Run) -> Step:
         model = workload.build()
     training = build(
         model, plan=run.plan, strategies=strategies.registry().values(), facts=facts, device=run.device,
-        initial=workload.initial, loss=workload.loss, optimizer=workload.optimizer,
+        initial=workload.initial, inputs=workload.inputs, loss=workload.loss, predictions=workload.predictions,
+        optimizer=workload.optimizer,
     )  # fmt: skip
     run.indices = training.sample_indices
-    return lambda number, inputs, targets: training.step(number, inputs, targets).loss
+    names = list(workload.samples(0, np.arange(1)))
+    return lambda number, *tensors: training.step(number, dict(zip(names, tensors, strict=True))).loss
 
 
 def deepspeed(run: Run, stage: int) -> Step:
@@ -200,7 +208,7 @@ def deepspeed(run: Run, stage: int) -> Step:
             group["lr"] = run.config.lr_at(number)
         losses = []
         for x, y in run.micro_batches(inputs, targets):
-            loss = run.workload.loss(engine(x), y)
+            loss = run.loss(engine(x), y)
             engine.backward(loss)
             engine.step()
             losses.append(loss.detach())

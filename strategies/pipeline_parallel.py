@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from strategies.base import Slot, Strategy
+from strategies.base import Slot, Strategy, UnsuitableError
 from strategies.facts import Facts
 from strategies.knob import Choice, Knob, Range, Setting, Settings
 
 if TYPE_CHECKING:
-    from strategies.training import Training
+    from strategies.training import Batch, Training
 
 STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 """Model stages on each rank, by schedule."""
@@ -70,10 +70,16 @@ class PipelineParallel(Strategy):
         model = training.facts.model
         counts = balance(len(model.blocks), stages, model.block_flops, model.head_flops)
         bounds = [0, *itertools.accumulate(counts)]
-        training.parts = [
+        cuts = [
             cut(whole, model.blocks[bounds[s] : bounds[s + 1]], first=s == 0, last=s == stages - 1)
-            for s in range(rank, stages, pp)
+            for s in range(stages)
         ]
+        for number, part in enumerate(cuts, start=1):
+            if not any(p.requires_grad for p in part.parameters()):  # torch's schedules wait for its gradients for ever
+                raise UnsuitableError(
+                    f"nothing in stage {number} of {stages} is trained; use fewer stages, or freeze less"
+                )
+        training.parts = cuts[rank::pp]
 
     def finish(self, training: Training) -> None:
         training.forward_backward = Pipeline(training).forward_backward
@@ -125,8 +131,7 @@ class Pipeline:
             PipelineStage(part, index, count, training.device, group=training.group("pp"), **self._shapes(index, count))
             for part, index in zip(training.parts, indices, strict=True)
         ]
-        self.metrics: list[torch.Tensor | None] = []
-        self.losses: list[torch.Tensor] = []
+        self.batch: Batch = {}
         self.schedule = self.SCHEDULES[name](
             stages[0] if STAGES_PER_RANK[name] == 1 else stages,
             training.accumulation,
@@ -147,23 +152,17 @@ class Pipeline:
             "output_args": logits if index == count - 1 else stream.requires_grad_(),
         }
 
-    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        loss = self.training.micro_loss(outputs, targets)
-        self.losses.append(loss.detach())
-        if self.training.metric:
-            self.metrics.append(self.training.metric(outputs.detach(), targets))
-        scale = self.training.loss_scale
-        return loss if scale is None else loss * scale.value
+    def _loss(self, outputs: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Of the samples at these places. Schedules split one tensor of targets, and a batch is several; of it they
+        give views, whose offsets can be told without reading them."""
+        first = int(places.storage_offset())
+        some = {name: tensor[first : first + len(places)] for name, tensor in self.batch.items()}
+        return self.training.micro_loss(outputs, some)
 
-    def forward_backward(
-        self, inputs: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def forward_backward(self, batch: Batch) -> None:
         """All micro-batches of a step; the loss is known on the rank of the last stage only."""
-        self.losses.clear()
-        self.metrics.clear()
-        args = (inputs,) if self.first else ()
-        self.schedule.step(*args, target=targets if self.last else None, return_outputs=False)
-        if not self.last:
-            return None, None
-        present = [m for m in self.metrics if m is not None]
-        return torch.stack(self.losses).sum(), torch.stack(present).mean() if present else None
+        self.batch = batch
+        args = self.training.given(batch) if self.first else ()
+        places = torch.arange(len(next(iter(batch.values())))) if self.last else None
+        self.schedule.step(*args, target=places, return_outputs=False)
+        self.batch = {}

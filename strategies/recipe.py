@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -35,7 +35,9 @@ def build(
     facts: Facts,
     device: torch.device,
     initial: Initial,
+    inputs: Sequence[str],
     loss: Loss,
+    predictions: float | None = None,
     metric: Metric | None = None,
     optimizer: OptimizerConfig | None = None,
 ) -> Training:
@@ -50,8 +52,10 @@ def build(
         facts: what the plan was checked against.
         device: this rank's device.
         initial: (parameter name, full shape, device) -> fp32 initial value.
-        loss: (outputs, targets) -> mean loss of a micro-batch.
-        metric: (outputs, targets) -> a second figure of merit.
+        inputs: names of what the model is called with, in order.
+        loss: (outputs, batch) -> (sum of the losses of all predictions, their number).
+        predictions: of each sample, if all have as many; None: they are counted in every step.
+        metric: (outputs, batch) -> (sum, number) of a second figure of merit.
         optimizer: AdamW's constants; the defaults if None.
     """
     multiply_in(str(plan["precision"]))
@@ -61,7 +65,9 @@ def build(
         facts=facts,
         device=device,
         initial=initial,
+        inputs=inputs,
         loss=loss,
+        predictions=predictions,
         metric=metric,
         optimizer=optimizer or OptimizerConfig(),
     )

@@ -13,7 +13,6 @@ Shares are as even as whole units allow (heads, features, vocabulary rows), so n
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -23,11 +22,12 @@ from torch.func import functional_call
 
 from strategies.base import Slot, Strategy
 from strategies.collectives import all_gather, all_reduced, reduce_scatter
+from strategies.cross_entropy import Divided, divided_vocabulary
 from strategies.facts import Facts, Split
 from strategies.knob import Choice, Knob, Range, Setting, Settings
 
 if TYPE_CHECKING:
-    from strategies.training import Training
+    from strategies.training import Batch, Training, Weighed
 
 
 class TensorParallel(Strategy):
@@ -95,10 +95,17 @@ class Divider:
                 stem.register_forward_hook(lambda module, inputs, x: _KeepShare.apply(x, self.group))
         if Split.VOCAB in facts.tensor_parallel.values():
             first = sum(shares(facts.vocab_size, self.world)[: self.rank])
-            # Numbers in fp32, as the undivided loss has them.
-            self.training.loss = lambda logits, targets: vocab_parallel_cross_entropy(
-                logits.float(), targets, first, self.group
-            )
+            self._divide_loss(Divided(first, facts.vocab_size, self.group))
+
+    def _divide_loss(self, how: Divided) -> None:
+        """The workload's own loss, of logits of which each rank has a share."""
+        loss = self.training.loss
+
+        def divided(logits: torch.Tensor, batch: Batch) -> Weighed:
+            with divided_vocabulary(how):
+                return loss(logits, batch)
+
+        self.training.loss = divided
 
     # -- one method for each Split
 
@@ -270,43 +277,3 @@ class _KeepShare(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         return _gather(grad.contiguous(), ctx.group), None
-
-
-class _VocabParallelCrossEntropy(torch.autograd.Function):
-    """Mean cross entropy of logits whose vocabulary is divided; no rank ever sees all logits."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits_NV: torch.Tensor, targets_N: torch.Tensor, first: int, group: dist.ProcessGroup
-    ) -> torch.Tensor:
-        highest_N = logits_NV.max(dim=-1).values
-        dist.all_reduce(highest_N, op=dist.ReduceOp.MAX, group=group)
-        exp_NV = (logits_NV - highest_N.unsqueeze(-1)).exp_()
-        here_N = (targets_N >= first) & (targets_N < first + logits_NV.shape[-1])
-        index_N = (targets_N - first).masked_fill(~here_N, 0)
-        target_N = logits_NV.gather(-1, index_N.unsqueeze(-1)).squeeze(-1) - highest_N
-        both_2N = all_reduced(torch.stack([exp_NV.sum(-1), target_N.masked_fill(~here_N, 0.0)]), group)
-        ctx.save_for_backward(exp_NV.div_(both_2N[0].unsqueeze(-1)), here_N, index_N)
-        return (both_2N[0].log() - both_2N[1]).mean()
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        softmax_NV, here_N, index_N = ctx.saved_tensors
-        grad_NV = softmax_NV.clone()
-        grad_NV.scatter_add_(-1, index_N.unsqueeze(-1), -here_N.to(grad_NV.dtype).unsqueeze(-1))
-        return grad_NV.mul_(grad / here_N.numel()), None, None, None
-
-
-def vocab_parallel_cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, first: int, group: dist.ProcessGroup
-) -> torch.Tensor:
-    """Mean cross entropy over all predictions.
-
-    Args:
-        logits: `[..., share of the vocabulary]`, fp32.
-        targets: `[...]`, numbers in the whole vocabulary.
-        first: number of the first row of this rank's share.
-        group: the ranks that hold the other shares.
-    """
-    loss: Callable[..., torch.Tensor] = _VocabParallelCrossEntropy.apply
-    return loss(logits.flatten(0, -2), targets.flatten(), first, group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,10 +18,14 @@ from strategies.facts import Facts
 from strategies.knob import Settings
 from strategies.optimizer import OptimizerConfig
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(outputs, targets) -> scalar."""
-Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]
-"""(outputs, targets) -> scalar or None."""
+Batch = Mapping[str, torch.Tensor]
+"""Name -> tensor whose first dimension is the sample."""
+Weighed = tuple[torch.Tensor, torch.Tensor | float]
+"""A sum over predictions, a scalar, and how many they are."""
+Loss = Callable[[torch.Tensor, Batch], Weighed]
+"""(outputs, batch) -> sum of the losses of all predictions, their number."""
+Metric = Callable[[torch.Tensor, Batch], Weighed | None]
+"""(outputs, batch) -> sum, number, or None."""
 Initial = Callable[[str, tuple[int, ...], torch.device], torch.Tensor]
 """(parameter name, its full shape, device) -> its fp32 initial value."""
 Optimizer = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
@@ -36,9 +40,9 @@ class StepResult:
     """What one optimizer step returned on this rank; tensors stay on the device."""
 
     loss: torch.Tensor | None
-    """Mean loss of this rank's samples; None on pipeline stages that do not see it."""
+    """Such that the mean over data-parallel ranks is the step's loss; None on pipeline stages that do not see it."""
     metric: torch.Tensor | None
-    """Mean of the workload's metric, if it has one."""
+    """Mean of the workload's metric over this rank's predictions, if it has one."""
     grad_norm: torch.Tensor
     """Norm of the gradient over all ranks, before clipping."""
 
@@ -52,7 +56,9 @@ class Training:
         facts: what the plan was checked against.
         device: this rank's device.
         initial: initial value of a parameter by name.
-        loss: mean loss of a micro-batch.
+        inputs: names of what the model is called with, in order.
+        loss: sum of the losses of a micro-batch.
+        predictions: of each sample, if all have as many; None: they are counted in every step.
         metric: a second figure of merit.
         optimizer: AdamW's constants.
     """
@@ -65,12 +71,18 @@ class Training:
         facts: Facts,
         device: torch.device,
         initial: Initial,
+        inputs: Sequence[str],
         loss: Loss,
+        predictions: float | None,
         metric: Metric | None,
         optimizer: OptimizerConfig,
     ) -> None:
         self.plan, self.facts, self.device = plan, facts, device
         self.initial, self.loss, self.metric, self.config = initial, loss, metric, optimizer
+        self.inputs = tuple(inputs)
+        self.tally = Tally(device, counting=predictions is None)
+        """What the micro-batches of a step added up to."""
+        self._expected = facts.global_batch_size * (predictions or facts.seq_len)
         self.parts: list[nn.Module] = [model]
         """The parts of the model this rank holds, in order; one unless a pipeline gives it several stages."""
         self.full_shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
@@ -127,23 +139,31 @@ class Training:
         share = self.facts.global_batch_size // self.degree("dp")
         return range(self.coordinate("dp") * share, (self.coordinate("dp") + 1) * share)
 
-    def micro_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The share of a micro-batch in the loss of the step."""
-        return self.loss(outputs, targets) / self.accumulation
+    def given(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """What the model is called with."""
+        return tuple(batch[name] for name in self.inputs)
 
-    def _accumulate(
-        self, inputs: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def micro_batch(self, batch: Batch, number: int) -> Batch:
+        """One of the micro-batches of this rank's samples."""
         size = int(self.plan["micro_batch_size"])
-        losses, metrics = [], []
-        for i, (x, y) in enumerate(zip(inputs.split(size), targets.split(size), strict=True)):
+        return {name: tensor[number * size : (number + 1) * size] for name, tensor in batch.items()}
+
+    def micro_loss(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What the backward pass of a micro-batch begins with; its numbers are added to the step's.
+
+        Engines average over data-parallel ranks. A sum over predictions is divided by how many a step is expected to
+        have, and `update` corrects what follows from the difference: gradients are linear in it.
+        """
+        total, weight = self.loss(outputs, batch)
+        loss = total * (self.degree("dp") / self._expected)
+        self.tally.add(loss.detach(), weight, self.metric(outputs.detach(), batch) if self.metric else None)
+        return loss if self.loss_scale is None else loss * self.loss_scale.value
+
+    def _accumulate(self, batch: Batch) -> None:
+        for i in range(self.accumulation):
+            some = self.micro_batch(batch, i)
             with self.engine.micro_batch(last=i == self.accumulation - 1):
-                outputs = self.parts[0](x)
-                loss = self.micro_loss(outputs, y)
-                (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
-            losses.append(loss.detach())
-            metrics.append(self.metric(outputs.detach(), y) if self.metric else None)
-        return torch.stack(losses).sum(), mean_or_none(metrics)
+                self.micro_loss(self.parts[0](*self.given(some)), some).backward()
 
     # -- parameters
 
@@ -206,22 +226,39 @@ class Training:
 
     # -- the step
 
-    def step(self, step: int, inputs: torch.Tensor, targets: torch.Tensor) -> StepResult:
+    def step(self, step: int, batch: Batch) -> StepResult:
         """One optimizer step on this replica's share of the global batch.
 
         Args:
             step: number of the step, for the learning rate.
-            inputs: `[samples, ...]`, the samples of `sample_indices`.
-            targets: `[samples, ...]`.
+            batch: the samples of `sample_indices`.
         """
         self.engine.set_lr(self.config.lr_at(step))
-        loss, metric = self.forward_backward(inputs, targets)
+        self.tally.clear()
+        self.forward_backward(batch)
         self.engine.finish_gradients()
-        return StepResult(loss, metric, self.update())
+        counted = self._counted()
+        grad_norm = self.update(counted)
+        loss = self.tally.loss
+        return StepResult(loss if loss is None or counted is None else loss / counted, self.tally.metric, grad_norm)
 
-    def update(self) -> torch.Tensor:
-        """Clip the gradients, update the parameters; the norm of the gradient before clipping."""
-        scale = self.loss_scale.value if self.loss_scale else 1.0
+    def _counted(self) -> torch.Tensor | None:
+        """Predictions of the step over all ranks, over those that were expected; None if they are known to be these."""
+        if not self.tally.counting:
+            return None
+        weight = self.tally.weight / self.degree("tp")  # whose ranks all see the same
+        if self.facts.world_size > 1:
+            dist.all_reduce(weight)
+        return weight / self._expected
+
+    def update(self, counted: torch.Tensor | None = None) -> torch.Tensor:
+        """Clip the gradients, update the parameters; the norm of the gradient before clipping.
+
+        Args:
+            counted: by what the gradients are too large still.
+        """
+        scale: float | torch.Tensor = self.loss_scale.value if self.loss_scale else 1.0
+        scale = scale if counted is None else counted * scale
         grad_norm = self.engine.norm() / scale
         skip = self.loss_scale.adapt(grad_norm) if self.loss_scale else None
         self._clip(grad_norm, scale)
@@ -235,6 +272,46 @@ class Training:
             factor = torch.clamp(self.config.clip_norm / (grad_norm + 1e-6), max=1.0)
         # Reading the factor of a GPU would stop the host until the device has caught up.
         self.engine.scale((factor / scale).item() if self.device.type == "cpu" else factor / scale)
+
+
+class Tally:
+    """What the micro-batches of a step add up to on this rank; tensors stay on the device.
+
+    Args:
+        device: that of this rank.
+        counting: whether predictions are counted.
+    """
+
+    def __init__(self, device: torch.device, *, counting: bool) -> None:
+        self._device, self.counting = device, counting
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin a step."""
+        self._losses: list[torch.Tensor] = []
+        self._metrics: list[Weighed] = []
+        self.weight = torch.zeros((), device=self._device)
+
+    def add(self, loss: torch.Tensor, weight: torch.Tensor | float, metric: Weighed | None) -> None:
+        """One more micro-batch."""
+        self._losses.append(loss)
+        if self.counting:
+            self.weight = self.weight + weight
+        if metric is not None:
+            self._metrics.append(metric)
+
+    @property
+    def loss(self) -> torch.Tensor | None:
+        """Sum of the losses; None where none was seen."""
+        return torch.stack(self._losses).sum() if self._losses else None
+
+    @property
+    def metric(self) -> torch.Tensor | None:
+        """Mean over predictions; None where there are none."""
+        if not self._metrics:
+            return None
+        total, weight = (sum(values) for values in zip(*self._metrics, strict=True))
+        return torch.as_tensor(total / weight)
 
 
 class LossScale:
@@ -272,9 +349,3 @@ def has_submodule(module: nn.Module, name: str) -> bool:
     with contextlib.suppress(AttributeError):
         return isinstance(module.get_submodule(name), nn.Module)
     return False
-
-
-def mean_or_none(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    """The mean, None if any value is missing."""
-    present = [value for value in values if value is not None]
-    return torch.stack(present).float().mean() if present and len(present) == len(values) else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 import strategies
@@ -23,6 +24,7 @@ from harness.trial.runner import Runner
 from harness.workloads.gpt import Gpt
 from harness.workloads.workload import Workload
 from strategies import Facts, Knob, Setting
+from strategies.cross_entropy import IGNORED, cross_entropy, predictions
 
 STEPS = 8
 """Steps that are compared with one process in fp32."""
@@ -52,7 +54,8 @@ class Stairs:
 def gpt(kind: type[Gpt] = Gpt, *, vocab: int = 64, **changes: Any) -> Gpt:
     """A transformer of 0.2 M parameters, whose every size can be changed, or a `kind` of it."""
     sizes: dict[str, Any] = {"global_batch_size": 8, "blocks": 4, "width": 64, "heads": 4, "seq": 32}
-    return kind(name="tiny", data=Stairs(vocab), **{**sizes, **changes})  # type: ignore[arg-type]
+    name = "tiny" if kind is Gpt else f"tiny-{kind.__name__.lower()}"
+    return kind(name=name, data=Stairs(vocab), **{**sizes, **changes})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,57 @@ class Spare(Gpt):
     def build(self) -> nn.Module:
         model = super().build()
         model.head.spare = nn.Linear(self.width, self.width, bias=False)  # type: ignore[union-attr]
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uneven(Gpt):
+    """A transformer with labels smoothed, of which some samples have many, some few and one in seven none at all."""
+
+    def samples(self, step: int, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        batch = super().samples(step, indices)
+        kept = torch.as_tensor(indices) * 5 % 7 * self.seq // 6
+        return {**batch, "next": batch["next"].masked_fill(torch.arange(self.seq) >= kept[:, None], IGNORED)}
+
+    @property
+    def predictions(self) -> None:  # type: ignore[override]
+        return None
+
+    def loss(self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, Any]:
+        return cross_entropy(outputs, batch["next"], smoothing=0.1), predictions(batch["next"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen(Gpt):
+    """A transformer of which the embedding and the first block are not trained."""
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        for module in (model.stem, model.blocks["0"]):  # type: ignore[index, operator]
+            for parameter in module.parameters():  # type: ignore[union-attr]
+                parameter.requires_grad_(False)
+        return model
+
+
+class Scaled(nn.Module):
+    """A head after a table that is no parameter and is not saved."""
+
+    def __init__(self, head: nn.Module, width: int) -> None:
+        super().__init__()
+        self.norm, self.logits = head.norm, head.logits
+        self.register_buffer("table", 1 + torch.arange(width) / width, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits(self.norm(x) * self.table)  # type: ignore[no-any-return, operator]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buffered(Gpt):
+    """A transformer whose head multiplies by a buffer."""
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        model.head = Scaled(model.head, self.width)  # type: ignore[arg-type]
         return model
 
 

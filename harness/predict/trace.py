@@ -178,11 +178,12 @@ def once(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_Scalars())
         built = build(workload, plan, facts, torch.device("cpu"), _valueless)
-        inputs, targets = (_fake_samples(built, sample) for sample in workload.samples(0, np.array([0])))
+        samples = workload.samples(0, np.array([0])).items()
+        batch = {name: _fake_samples(built, sample) for name, sample in samples}
         for step in range(STEPS - 1):
-            built.step(step, inputs, targets)
+            built.step(step, batch)
         with operators, watching(built) as observer:
-            built.step(STEPS - 1, inputs, targets)
+            built.step(STEPS - 1, batch)
     return Traced(
         rank=rank,
         memory={name: float(size) for name, size in observer.at_peak().items()},

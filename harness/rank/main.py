@@ -109,7 +109,9 @@ def build(
         facts=facts,
         device=device,
         initial=initial or workload.initial,
+        inputs=workload.inputs,
         loss=workload.loss,
+        predictions=workload.predictions,
         metric=workload.metric if workload.metric_name else None,
         optimizer=workload.optimizer,
     )

@@ -107,8 +107,8 @@ class RankTrial:
     def step(self, phase: str) -> None:
         """One step, with everything that is told of it."""
         device = self.training.device
-        inputs, targets = (sent(t, device) for t in self.job.workload.samples(self.next_step, self.indices))
-        result = self.training.step(self.next_step, inputs, targets)
+        samples = self.job.workload.samples(self.next_step, self.indices)
+        result = self.training.step(self.next_step, {name: sent(tensor, device) for name, tensor in samples.items()})
         self.clock.mark()
         self.waiting.append((self.next_step, result, self.memory.now()))
         if self.clock.immediate:

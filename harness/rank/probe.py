@@ -167,7 +167,8 @@ def _low_median(values: Sequence[float]) -> float:
 def _timed(workload: Workload, plan: Plan, facts: Facts, watch: Stopwatch) -> tuple[list[float], list[float]]:
     """(seconds of each pass, seconds of each update)."""
     training = build(workload, plan, facts, watch.device)
-    inputs, targets = (t.to(watch.device) for t in workload.samples(0, np.array(training.sample_indices)))
+    samples = workload.samples(0, np.array(training.sample_indices))
+    batch = {name: tensor.to(watch.device) for name, tensor in samples.items()}
     passes: list[float] = []
     updates: list[float] = []
     several = plan.world_size > 1
@@ -177,7 +178,8 @@ def _timed(workload: Workload, plan: Plan, facts: Facts, watch: Stopwatch) -> tu
         if dist.is_initialized():
             dist.barrier()
         times = [watch.now()]
-        training.forward_backward(inputs, targets)
+        training.tally.clear()
+        training.forward_backward(batch)
         training.engine.finish_gradients()
         times.append(watch.now())
         training.update()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from harness.errors import InputError
 from harness.workloads import initial
 from harness.workloads.data import counter_hash
 from harness.workloads.workload import Workload
+from strategies.cross_entropy import cross_entropy
 from strategies.facts import ModelFacts
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Cnn(Workload):
     """Classification of 8 x 8 greyscale digits."""
 
     family: ClassVar[str] = "cnn"
+    inputs: ClassVar[tuple[str, ...]] = ("images",)
     initial_values: ClassVar[str] = initial.METHOD
     metric_name: ClassVar[str | None] = "accuracy"
 
@@ -131,17 +133,23 @@ class Cnn(Workload):
         std = math.sqrt((1.0 if name.startswith("head") else 2.0) / math.prod(shape[1:]))
         return initial.normal(self.seed, name, shape, std, device)
 
-    def samples(self, step: int, indices: npt.ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
+    def samples(self, step: int, indices: npt.ArrayLike) -> dict[str, torch.Tensor]:
         chosen = counter_hash(self.seed, step, indices) % np.uint64(len(self.digits.labels))
         pixels = np.frombuffer(self.digits.pixels, np.uint8).reshape(-1, 1, SIDE, SIDE)[chosen]
         labels = np.frombuffer(self.digits.labels, np.uint8)[chosen]
-        return torch.from_numpy(pixels.astype(np.float32) / 16), torch.from_numpy(labels.astype(np.int64))
+        images = torch.from_numpy(pixels.astype(np.float32) / 16)
+        return {"images": images, "labels": torch.from_numpy(labels.astype(np.int64))}
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs.float(), targets)
+    @property
+    def predictions(self) -> float:
+        return 1.0
 
-    def metric(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return (outputs.detach().argmax(-1) == targets).float().mean()
+    def loss(self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
+        return cross_entropy(outputs, batch["labels"]), float(len(batch["labels"]))
+
+    def metric(self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
+        right = outputs.detach().argmax(-1) == batch["labels"]
+        return right.float().sum(), float(len(right))
 
     def flops_per_step(self) -> float:
         """3 x forward: the backward pass multiplies twice as much (PaLM, arXiv:2204.02311, appendix B).

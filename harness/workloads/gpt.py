@@ -5,6 +5,7 @@ Tensor names end in their shape: B samples, L tokens of a sample, D width, H hea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,7 @@ from torch import nn
 from harness.errors import InputError
 from harness.workloads import initial
 from harness.workloads.workload import Workload
+from strategies.cross_entropy import cross_entropy
 from strategies.facts import ModelFacts, Split
 
 if TYPE_CHECKING:
@@ -133,6 +135,7 @@ class Gpt(Workload):
     """Next-token prediction with a decoder-only transformer."""
 
     family: ClassVar[str] = "gpt"
+    inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     initial_values: ClassVar[str] = initial.METHOD
 
     data: TokenData
@@ -214,12 +217,16 @@ class Gpt(Workload):
         std = 0.02 / (2 * self.blocks) ** 0.5 if name.endswith(("proj.weight", "down.weight")) else 0.02
         return initial.normal(self.seed, name, shape, std, device)
 
-    def samples(self, step: int, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def samples(self, step: int, indices: np.ndarray) -> dict[str, torch.Tensor]:
         windows = torch.from_numpy(self.data.windows(step, indices, self.seq, self.seed))
-        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        return {"tokens": windows[:, :-1].contiguous(), "next": windows[:, 1:].contiguous()}
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs.flatten(0, -2).float(), targets.flatten())
+    @property
+    def predictions(self) -> float:
+        return float(self.seq)
+
+    def loss(self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
+        return cross_entropy(outputs, batch["next"]), float(batch["next"].numel())
 
     def flops_per_step(self) -> float:
         """6 N FLOPs a token for the matrices and 12 L D a block for attention (PaLM, arXiv:2204.02311, appendix B).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +27,8 @@ class Workload(ABC):
     metric_name: ClassVar[str | None] = None
     """What `metric` returns ("accuracy"), None if the family has no metric beside the loss."""
 
+    inputs: ClassVar[tuple[str, ...]]
+    """Names in a batch of what the model is called with, in order."""
     initial_values: ClassVar[str] = "its own"
     """What `initial` draws by, recorded beside the reference: with another rule a new one is trained."""
 
@@ -73,18 +76,30 @@ class Workload(ABC):
         """The fp32 initial value of the parameter called `name`, from the seed and the name alone, on any device."""
 
     @abstractmethod
-    def samples(self, step: int, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets of the samples with these indices (0 <= index < global_batch_size) in a step.
+    def samples(self, step: int, indices: np.ndarray) -> Mapping[str, torch.Tensor]:
+        """The samples with these indices (0 <= index < global_batch_size) in a step, name -> `[samples, ...]`.
 
         Depends on (seed, step, index) alone, so every plan trains on the same global batch.
         """
 
     @abstractmethod
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss over all predictions, a scalar in fp32."""
+    def loss(
+        self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Sum of the losses of all predictions, a scalar in fp32, and how many they are.
 
-    def metric(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
-        """A second, detached figure of merit such as accuracy (a mean over predictions), or None."""
+        The loss of a step is the sum over its global batch over the number there, however a plan divides it.
+        """
+
+    @property
+    def predictions(self) -> float | None:
+        """Of each sample, if all have as many; None if only the data tell, and every step must count them."""
+        return None
+
+    def metric(
+        self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | float] | None:
+        """A second, detached figure of merit such as accuracy, a sum and a number likewise; or None."""
         return None
 
     @abstractmethod

@@ -59,15 +59,15 @@ def _seen(workload: Workload, plan: Plan, facts: Facts) -> dict[str, Any]:
     found: dict[str, Any] = {"built": _bytes(_alive(), before)}
     samples = workload.samples(0, np.array(training.sample_indices))
     for step in range(STEPS):
-        training.step(step, *samples)
+        training.step(step, samples)
     training.engine.drain()
     between = _alive()
-    found["between"] = _bytes(between, before) - sum(t.untyped_storage().nbytes() for t in samples)
+    found["between"] = _bytes(between, before) - sum(t.untyped_storage().nbytes() for t in samples.values())
     found["small"] = sum(size for key, (size, itemsize) in between.items() if itemsize == 1 and key not in before)
     operators = _Operators()
     ours = [tensor for tensor in _plain() if tensor.untyped_storage()._cdata not in before]
     with operators, Observer({BUFFERS: ours}) as observer:
-        training.step(STEPS, *samples)
+        training.step(STEPS, samples)
         training.engine.drain()
     found["peak"] = sum(observer.at_peak().values())
     found["operators"] = operators.counts

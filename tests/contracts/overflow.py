@@ -37,13 +37,13 @@ def _seen(workload: Workload, plan: Plan, facts: Facts) -> dict[str, Any]:
 
     def step(number: int) -> bool:
         before = kept()
-        training.step(number, *samples)
+        training.step(number, samples)
         after = kept()
         return len(before) != len(after) or not all(map(torch.equal, before, after))
 
     scale = training.loss_scale
     assert scale is not None
-    training.step(0, *samples)  # makes the optimizer's state
+    training.step(0, samples)  # makes the optimizer's state
     sound = step(1)
     usual, scale.value = scale.value, torch.tensor(torch.inf)
     overflowed = step(2)

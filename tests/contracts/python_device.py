@@ -137,7 +137,7 @@ def steps(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
         samples = torch.empty((len(training.sample_indices), workload.seq_len), dtype=torch.long, device=device)
         for step in range(STEPS):
             reads.places.clear()  # the first step may look
-            training.step(step, samples, samples)
+            training.step(step, {"tokens": samples, "next": samples})
         state = training.engine.state()
     return {
         "devices": sorted({tensor.device.type for tensor in (*state.params, *state.optimizer) if tensor.dim()}),

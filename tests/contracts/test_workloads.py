@@ -69,20 +69,35 @@ def test_the_global_batch_does_not_depend_on_the_number_of_ranks(workload: Workl
         shares = [
             workload.samples(step, np.arange(BATCH)[rank * BATCH // ranks :][: BATCH // ranks]) for rank in range(ranks)
         ]
-        for at in (0, 1):
-            assert torch.equal(torch.cat([share[at] for share in shares]), whole[at])
+        for name, samples in whole.items():
+            assert torch.equal(torch.cat([share[name] for share in shares]), samples)
 
 
 def test_steps_have_different_batches(workload: Workload) -> None:
-    one, other = (workload.samples(step, np.arange(BATCH))[0] for step in (0, 1))
-    assert not torch.equal(one, other)
+    one, other = (workload.samples(step, np.arange(BATCH)) for step in (0, 1))
+    assert not any(torch.equal(one[name], other[name]) for name in workload.inputs)
 
 
 def test_a_pickled_workload_is_the_same_workload(workload: Workload) -> None:
     again = pickle.loads(pickle.dumps(workload))
     assert again.workload_id == workload.workload_id
-    for ours, theirs in zip(again.samples(3, np.arange(2)), workload.samples(3, np.arange(2)), strict=True):
-        assert torch.equal(ours, theirs)
+    ours, theirs = (each.samples(3, np.arange(2)) for each in (again, workload))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_loss_says_how_many_predictions_it_sums(workload: Workload) -> None:
+    batch = workload.samples(0, np.arange(BATCH))
+    shape = next(tensor.shape for name, tensor in batch.items() if name not in workload.inputs)
+    outputs = torch.randn(*shape, workload.facts().vocab_size or 10, generator=torch.Generator().manual_seed(0))
+    total, weight = workload.loss(outputs, batch)
+    halves = [
+        workload.loss(outputs[part], {name: tensor[part] for name, tensor in batch.items()})
+        for part in (slice(0, 3), slice(3, BATCH))
+    ]
+    assert float(sum(half for half, _ in halves)) == pytest.approx(float(total))
+    assert sum(float(number) for _, number in halves) == float(weight)
+    assert workload.predictions is None or float(weight) == BATCH * workload.predictions
 
 
 def test_a_step_has_a_cost_and_a_size(workload: Workload) -> None:

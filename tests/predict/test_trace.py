@@ -55,9 +55,9 @@ def test_one_process_holds_exactly_what_is_traced() -> None:
     training = build(workload, made, known, torch.device("cpu"))
     batch = workload.samples(0, np.array(training.sample_indices))
     for step in range(2):
-        training.step(step, *batch)
+        training.step(step, batch)
     with watching(training) as observer:
-        training.step(2, *batch)
+        training.step(2, batch)
     assert once(workload, made, known, 0).peak_bytes == pytest.approx(sum(observer.at_peak().values()), rel=0.01)
 
 

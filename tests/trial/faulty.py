@@ -37,7 +37,7 @@ class Faulty(Gpt):
             raise ValueError("this model cannot be built")
         return super().build()
 
-    def samples(self, step: int, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def samples(self, step: int, indices: np.ndarray) -> dict[str, torch.Tensor]:
         if step == STEP and _rank() == 1:
             getattr(self, self.fault, lambda: None)()
         return super().samples(step, indices)

@@ -28,14 +28,12 @@ def model(workload: Cnn) -> torch.nn.Module:
 
 @given(st.integers(0, 1000), st.lists(st.integers(0, 15), min_size=1, max_size=16))
 def test_a_sample_does_not_depend_on_which_others_are_asked_for(step: int, indices: list[int]) -> None:
-    inputs, targets = TINY.samples(step, np.arange(16))
-    some_inputs, some_targets = TINY.samples(step, np.array(indices))
-    assert torch.equal(some_inputs, inputs[indices])
-    assert torch.equal(some_targets, targets[indices])
+    every, some = TINY.samples(step, np.arange(16)), TINY.samples(step, np.array(indices))
+    assert all(torch.equal(some[name], every[name][indices]) for name in ("images", "labels"))
 
 
 def test_samples_are_images_from_0_to_1_and_their_classes() -> None:
-    inputs, targets = TINY.samples(0, np.arange(16))
+    inputs, targets = TINY.samples(0, np.arange(16)).values()
     assert (inputs.shape, inputs.dtype, targets.shape, targets.dtype) == (
         (16, 1, 8, 8),
         torch.float32,
@@ -65,21 +63,22 @@ def test_the_model_learns_the_digits() -> None:
     network = model(workload)
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     for step in range(60):
-        inputs, targets = workload.samples(step, np.arange(64))
-        outputs = network(inputs)
+        batch = workload.samples(step, np.arange(64))
+        outputs = network(batch["images"])
         optimizer.zero_grad()
-        torch.autograd.backward(workload.loss(outputs, targets))
+        torch.autograd.backward(workload.loss(outputs, batch)[0] / 64)
         optimizer.step()
-    assert workload.metric(outputs, targets) > 0.8
+    right, of = workload.metric(outputs, batch)
+    assert right / of > 0.8
 
 
 def test_dividing_a_batch_does_not_change_the_gradient() -> None:
-    inputs, targets = TINY.samples(0, np.arange(16))
+    batch = TINY.samples(0, np.arange(16))
     whole, divided = model(TINY), model(TINY)
-    torch.autograd.backward(TINY.loss(whole(inputs), targets))
+    torch.autograd.backward(TINY.loss(whole(batch["images"]), batch)[0])
     for part in (slice(0, 4), slice(4, 16)):
-        weight = (part.stop - part.start) / 16
-        torch.autograd.backward(TINY.loss(divided(inputs[part]), targets[part]) * weight)
+        some = {name: tensor[part] for name, tensor in batch.items()}
+        torch.autograd.backward(TINY.loss(divided(some["images"]), some)[0])
     for a, b in zip(whole.parameters(), divided.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
 
@@ -108,7 +107,7 @@ def test_parameters_and_flops_are_those_of_the_model(channels: int) -> None:
     network = model(workload)
     assert workload.facts().parameters == sum(p.numel() for p in network.parameters())
     with FlopCounterMode(display=False) as counter:
-        network(workload.samples(0, np.arange(16))[0])
+        network(workload.samples(0, np.arange(16))["images"])
     assert workload.flops_per_step() == 3 * counter.get_total_flops()
 
 
@@ -119,7 +118,8 @@ def test_facts_say_that_it_has_no_blocks_to_cut_or_split() -> None:
 
 def test_the_metric_is_the_share_of_right_answers() -> None:
     outputs = torch.eye(10)[:4]
-    assert TINY.metric(outputs, torch.tensor([0, 1, 2, 9])).item() == 0.75
+    right, of = TINY.metric(outputs, {"labels": torch.tensor([0, 1, 2, 9])})
+    assert (right.item(), of) == (3.0, 4.0)
 
 
 def test_everything_that_changes_the_mathematics_changes_the_identity() -> None:

@@ -192,8 +192,13 @@ class Faults(Strategy):
 def _wrong_step(training: Any, step: Callable[..., Any], *arguments: Any) -> Any:
     """A step whose loss is not a number, or whose gradient is twice what it should be."""
     fault, right = training.plan["fault"], training.micro_loss
+
+    def doubled(*given: Any) -> torch.Tensor:
+        loss: torch.Tensor = right(*given)
+        return 2 * loss - loss.detach()
+
     if fault == "wrong_gradient":
-        training.micro_loss = lambda *pair: 2 * right(*pair) - right(*pair).detach()
+        training.micro_loss = doubled
     result = step(*arguments)
     training.micro_loss = right
     return replace(result, loss=result.loss * torch.nan) if fault == "nan" else result

@@ -59,3 +59,19 @@ def test_a_sweep_begun_by_an_earlier_version_goes_on(name: str, sampler: str, tm
     assert set(new["schema_version"]) == {SCHEMA_VERSION}
     # What was tried is not tried again, whatever it was called then.
     assert set(counted["plan_id"]) & set(before["plan_id"]) == set()
+
+
+def test_a_sweep_of_that_name_on_other_hardware_is_named_and_left_alone(tmp_path: Path) -> None:
+    shutil.copytree(RECORDED, tmp_path, dirs_exist_ok=True)
+    other = "cpu-quite-another-64c-512g-0a1b2c"
+    for folder in [path for path in tmp_path.rglob(f"*{THERE}") if path.is_dir()]:
+        folder.rename(folder.with_name(folder.name.replace(THERE, other)))
+    before = Store(tmp_path / "results").trials("killed-random")
+    ended = run([*SWEEP, "--name", "killed-random", "--sampler", "random", *OPTIONS, "--trials", "1"], tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    said = f"a sweep 'killed-random' was begun on other hardware, {other} ("
+    assert ended.stdout.count(said) == 1
+    assert "; here it begins anew" in ended.stdout
+    after = Store(tmp_path / "results").trials("killed-random")
+    assert set(before["trial_id"]) < set(after["trial_id"])
+    assert (after["hardware_id"] == other).sum() == len(before)

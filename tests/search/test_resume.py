@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from harness.errors import InputError
 from harness.plan import Plan
 from harness.search.evaluation import Budget, Evaluation, Recorded, Ticket
 from harness.search.loop import ATTEMPTS, run
@@ -175,3 +178,35 @@ def test_a_resumed_random_search_does_not_draw_the_same_numbers(tmp_path: Path) 
     for trials in (12, 24):
         run(study, space("ddp"), machine.evaluate, machine.refuse, Budget(trials=trials), sampler="random")
     assert not [trial for trial in study.trials if "repeats" in trial.user_attrs]
+
+
+def begun_with(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change what the study says its space was."""
+    study = open_study(path / "s.log", "s", ["maximize"])
+    begun = study.user_attrs["space"]
+    study.set_user_attr("space", {size: change(dict(knobs)) for size, knobs in begun.items()})
+
+
+def test_a_knob_that_came_later_does_not_stop_a_resumed_sweep(tmp_path: Path) -> None:
+    first, second = Machine(), Machine()
+    fixed = space(fixed={"overlap": True})  # its default
+    sweep(tmp_path, first, 5, fixed)
+    begun_with(tmp_path, lambda knobs: {name: domain for name, domain in knobs.items() if name != "overlap"})
+    sweep(tmp_path, second, 8, fixed, recorded=first.store)
+    assert len(second.launched) == 3
+
+
+def test_a_knob_of_a_package_that_is_gone_does_not_either(tmp_path: Path) -> None:
+    first, second = Machine(), Machine()
+    sweep(tmp_path, first, 5)
+    begun_with(tmp_path, lambda knobs: {**knobs, "mine": "False"})
+    sweep(tmp_path, second, 8, recorded=first.store)
+    assert len(second.launched) == 3
+
+
+def test_a_knob_that_was_searched_then_and_is_not_now_is_named(tmp_path: Path) -> None:
+    first = Machine()
+    sweep(tmp_path, first, 5)
+    begun_with(tmp_path, lambda knobs: {**knobs, "mine": "False, True"})
+    with pytest.raises(InputError, match="was begun with mine = False, True"):
+        sweep(tmp_path, Machine(), 3, recorded=first.store)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -416,3 +417,24 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     data = read(file(tmp_path, "a.txt", "some text"), tmp_path, cache=cache)
     with pytest.raises(StoreError, match=r"in-the-way cannot be written"):
         data.store()
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from harness.workloads.data import load
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data = load(sys.argv[1], cache=Path(sys.argv[2]), seq_len=128)
+data.store()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, data.n_tokens)
+"""
+
+
+def test_a_large_text_takes_about_its_own_size(tmp_path: Path) -> None:
+    path, lines = tmp_path / "large.txt", 600_000
+    path.write_bytes((b"a" * 99 + b"\n") * lines + "\N{GRINNING FACE}".encode())  # decoded, each character takes 4 B
+    command = [sys.executable, "-c", MEASURED, str(path), str(tmp_path / "cache")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    grown_kib, tokens = map(int, run.stdout.split())
+    assert tokens == path.stat().st_size
+    assert grown_kib * 1024 < 1.5 * path.stat().st_size

@@ -419,6 +419,18 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         data.store()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.txt", b"abc " * 9), ("a.jsonl", b'{"text": "abc abc"}\n{"text": "def"}\n')]
+)
+def test_a_byte_order_mark_is_no_text(name: str, content: bytes, tmp_path: Path) -> None:
+    plain, marked = tmp_path / "plain" / name, tmp_path / "marked" / name
+    for path, mark in ((plain, b""), (marked, b"\xef\xbb\xbf")):
+        path.parent.mkdir()
+        path.write_bytes(mark + content)
+    one, other = (load(path, cache=tmp_path / "cache", seq_len=4) for path in (plain, marked))
+    assert one.data_id == other.data_id
+
+
 MEASURED = """
 import resource, sys
 from pathlib import Path

@@ -37,8 +37,9 @@ def test_quantised_moments_leave_what_is_not_a_moment() -> None:
 @given(drawn=setups())
 def test_each_zero_stage_holds_no_more_state_than_the_one_before(drawn: Setup) -> None:
     kinds = ("ddp", "zero1", "zero2", "zero3")
-    held = [peak_memory(MODEL, dataclasses.replace(drawn, data_parallel=kind)).state for kind in kinds]
-    assert held == sorted(held, reverse=True)
+    for stage in {0, int(drawn.pp) - 1}:  # which of them holds most is not the same for all kinds
+        held = [stage_memory(MODEL, dataclasses.replace(drawn, data_parallel=kind), stage).state for kind in kinds]
+        assert held == sorted(held, reverse=True)
 
 
 @given(drawn=setups())

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.machine import amd
+
 _TOPOLOGY = {0: "one board", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 """NVML's level of the common ancestor of two devices -> its name in `nvidia-smi topo -m`."""
 
@@ -82,12 +84,12 @@ def session(nvml: Any = None) -> Iterator[Any]:
     Sessions nest. Starting can take a second on a device without persistence mode, so hold one open around many.
 
     Args:
-        nvml: a module with pynvml's functions; None takes the installed one.
+        nvml: a module with pynvml's functions; None takes the installed one, or amdsmi in its words.
     """
     try:
         library = _start(nvml)
     except OSError:
-        library = None
+        library = None if nvml is not None else _start_amd()
     try:
         yield library
     finally:
@@ -212,6 +214,17 @@ def _start(nvml: Any) -> Any:
         library.nvmlInit()
     except library.NVMLError as error:
         raise OSError(str(error)) from error
+    return library
+
+
+def _start_amd() -> Any:
+    library = amd.installed()
+    if library is None:
+        return None
+    try:
+        library.nvmlInit()
+    except library.NVMLError:  # no device of AMD's is here
+        return None
     return library
 
 

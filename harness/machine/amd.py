@@ -1,8 +1,8 @@
 """AMD's devices in NVML's words, by the package amdsmi where it is installed.
 
 `Amd` has those of pynvml's functions that `nvml.py` calls and amdsmi can answer; the others are missing, which counts
-as "cannot say". Units of amdsmi (https://rocm.docs.amd.com/projects/amdsmi): memory in MB, power in W and its cap in uW,
-clocks in MHz, temperature in degrees Celsius, energy in steps of `counter_resolution` uJ.
+as "cannot say". Units of amdsmi (https://rocm.docs.amd.com/projects/amdsmi): memory in MB, power in W and its cap in
+uW, clocks in MHz, temperature in degrees Celsius, energy in steps of `counter_resolution` uJ.
 """
 
 from __future__ import annotations

@@ -69,9 +69,9 @@ def test_a_sweep_of_that_name_on_other_hardware_is_named_and_left_alone(tmp_path
     before = Store(tmp_path / "results").trials("killed-random")
     ended = run([*SWEEP, "--name", "killed-random", "--sampler", "random", *OPTIONS, "--trials", "1"], tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    said = f"a sweep 'killed-random' was begun on other hardware, {other} ("
-    assert ended.stdout.count(said) == 1
-    assert "; here it begins anew" in ended.stdout
+    told = " ".join(ended.stdout.split())  # however wide the terminal is
+    assert told.count(f"a sweep 'killed-random' was begun on other hardware, {other} (") == 1
+    assert "; here it begins anew" in told
     after = Store(tmp_path / "results").trials("killed-random")
     assert set(before["trial_id"]) < set(after["trial_id"])
     assert (after["hardware_id"] == other).sum() == len(before)

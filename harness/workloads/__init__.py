@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,8 @@ def create(
     seq_len: int | None = None,
     seed: int = 0,
 ) -> Workload:
-    """The workload written as `text`: a name, or a name with fields such as "gpt:blocks=6,width=384,heads=6,tied=true".
+    """The workload written as `text`: a name, a name with fields such as "gpt:blocks=6,width=384,heads=6,tied=true", or
+    a file of the user's with a function in it, "my_model.py:workload" (see `harness.workloads.own`).
 
     All input is checked and nothing is written. The other arguments are those of `Request`.
 
@@ -87,14 +89,16 @@ def create(
         InputError: a field, an option or the data cannot be used.
     """
     name, colon, rest = text.partition(":")
-    factory = _factory(name)
+    file, _, function = text.rpartition(":") if re.search(r"\.py:\w+$", text) else (text, "", "workload")
+    own = file.endswith(".py")
+    factory = partial(_own, file=file, function=function) if own else _factory(name)
     for option, value in (("global batch", global_batch_size), ("sequence length", seq_len)):
         if value is not None and value < 1:
             raise InputError(f"the {option} must be at least 1, but got {value}")
     return factory(
         Request(
             name=name,
-            fields=_fields(rest) if colon else {},
+            fields=_fields(rest) if colon and not own else {},
             data=None if data is None else Path(data),
             field=field,
             tokenizer=None if tokenizer is None else Path(tokenizer),
@@ -146,6 +150,13 @@ def _cnn(request: Request) -> Workload:
         digits=load_digits(),
         **given,
     )
+
+
+def _own(request: Request, *, file: str, function: str) -> Workload:
+    from harness.workloads import own
+    from harness.workloads.corpus import existing
+
+    return own.create(request, existing(file, "workload's file").resolve(), function)
 
 
 FAMILIES: dict[str, Factory] = {

@@ -1,0 +1,311 @@
+"""A model, its batches and its loss from a file of the user's: `--workload my_model.py:workload`.
+
+The file is imported by the parent and by every rank, as `python my_model.py` would import it: its folder comes first in
+the search path. Nothing else of the user's is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.errors import InputError, StoreError
+from harness.workloads import surveying
+from harness.workloads.workload import Workload
+from strategies.facts import ModelFacts, Split
+from strategies.optimizer import OptimizerConfig
+
+if TYPE_CHECKING:
+    from harness.workloads import Request
+
+Batch = Mapping[str, torch.Tensor]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchWorkload:
+    """What the function in a user's file returns; the first three are needed."""
+
+    model: Callable[[], nn.Module]
+    """Makes the model; called under `torch.manual_seed`, and again without memory for its parameters."""
+    batch: Callable[[int, np.ndarray], Batch | tuple[torch.Tensor, ...]]
+    """(step, indices of samples in its global batch) -> tensors `[samples, ...]` by name, or (x, y).
+
+    The same for the same (step, index), whatever other indices are asked for with it.
+    """
+    loss: Callable[[torch.Tensor, Batch], tuple[torch.Tensor, torch.Tensor | float]]
+    """(outputs, batch) -> sum of the losses of all predictions, and how many they are."""
+    metric: Callable[[torch.Tensor, Batch], tuple[torch.Tensor, torch.Tensor | float]] | None = None
+    """Likewise the sum and the number of a second figure of merit, recorded as accuracy."""
+    global_batch_size: int = 32
+    """Samples of one optimizer step over all ranks."""
+    seq_len: int = 1
+    """Tokens of one sample; 1 if samples are not sequences."""
+    predictions: float | None = None
+    """Of each sample, if all have as many; None: every step counts them."""
+    blocks: str | None = None
+    """Pattern of the names of the repeated blocks, such as "encoder.layers.*"; None: the lists of modules of one class
+    that hold most parameters."""
+    tensor_parallel: Mapping[str, Split] = field(default_factory=dict)
+    """Pattern of module names -> how tensor parallelism divides the weight; the modules must have no bias."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW's constants, the learning-rate schedule and the clipping norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Workload):
+    """The training that a user's file describes."""
+
+    family: ClassVar[str] = "own"
+    metric_name: ClassVar[str | None] = "accuracy"
+    initial_values: ClassVar[str] = "the model's constructor after torch.manual_seed"
+
+    file: Path
+    """The user's file."""
+    function: str
+    """Name of the function in it."""
+    cache: Path
+    """Folder in which the initial values are kept."""
+    source_id: str
+    """Hash of the file and of what it imported from its folder."""
+    data_id: str
+    """Hash of the first global batch."""
+    inputs: tuple[str, ...]  # type: ignore[misc]  # other families know it without an instance
+    survey: surveying.Survey
+    """What one pass of the model told."""
+
+    @property
+    def asked(self) -> TorchWorkload:
+        """What the file says."""
+        return described(self.file, self.function)
+
+    @property
+    def seq_len(self) -> int:
+        return self.asked.seq_len
+
+    @property
+    def predictions(self) -> float | None:
+        return self.asked.predictions
+
+    def identity(self) -> dict[str, Any]:
+        return {**self.common_identity(), "source": self.source_id, "function": self.function, "data": self.data_id}
+
+    @property
+    def values(self) -> Path:
+        """The file of the initial values."""
+        digest = hashlib.sha256(f"{self.source_id}/{self.function}/{self.seed}".encode()).hexdigest()[:16]
+        return self.cache.absolute() / f"values-{digest}.pt"
+
+    def prepare(self) -> None:
+        """Make the model once as the user's own script would, and keep its values for the ranks to map.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        if self.values.exists():
+            return
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.seed)
+            model = self.asked.model()
+        values = {name: p.detach().float() for name, p in model.named_parameters(remove_duplicate=False)}
+        hidden = self.values.with_name(f".{self.values.name}.{secrets.token_hex(4)}")
+        try:
+            hidden.parent.mkdir(parents=True, exist_ok=True)
+            with hidden.open("wb") as file:
+                torch.save(values, file)
+                file.flush()
+                os.fsync(file.fileno())
+            hidden.replace(self.values)
+        except (OSError, RuntimeError) as error:  # torch's writer of archives raises RuntimeError where a disk is full
+            hidden.unlink(missing_ok=True)
+            raise StoreError(f"{hidden.parent} cannot be written: {error}") from error
+
+    def facts(self) -> ModelFacts:
+        found = self.survey
+        return ModelFacts(
+            parameters=found.parameters,
+            blocks=found.blocks,
+            block_flops=found.block_flops or 1.0,
+            tensor_parallel=self.asked.tensor_parallel,
+            tied=found.tied,
+        )
+
+    def build(self) -> nn.Module:
+        # Buffers that a constructor draws are those of the model whose values are kept.
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.seed)
+            model = self.asked.model().train()
+        surveying.without_dropout(model)
+        for name in self.survey.unused:
+            model.get_parameter(name).requires_grad_(False)
+        return model
+
+    def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        return _values(self.values)[name].to(device)
+
+    def samples(self, step: int, indices: np.ndarray) -> Batch:
+        return _named(self.asked.batch(step, np.asarray(indices)))
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float]:
+        return self.asked.loss(outputs, batch)
+
+    def metric(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float] | None:
+        return None if self.asked.metric is None else self.asked.metric(outputs, batch)
+
+    def flops_per_step(self) -> float:
+        """Those of matrix products, convolutions and attention, forward and backward, as torch's FlopCounterMode counts
+        them in one pass over one sample."""
+        return self.survey.flops * self.global_batch_size
+
+
+def create(request: Request, file: Path, function: str) -> Own:
+    """The workload that a file describes, after everything about it that needs no training was tried.
+
+    Raises:
+        InputError: it cannot be imported, lacks something, raises, or its batches depend on more than (step, index).
+    """
+    request.refuse("data", "tokenizer", "seq_len")
+    guarded = Guard(file)
+    source_id = guarded("import", lambda: _imported(file)[1])
+    asked = guarded(f"{function}()", lambda: described(file, function))
+    size = request.global_batch_size or asked.global_batch_size
+    batch = guarded("its batch", lambda: _checked(asked, size))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(request.seed)
+        inputs, survey = guarded("its model", lambda: surveying.look(asked.model, asked.loss, batch, asked.blocks))
+    return Own(
+        name=file.stem if function == "workload" else f"{file.stem}-{function}",
+        seed=request.seed,
+        global_batch_size=size,
+        optimizer=asked.optimizer,
+        file=file,
+        function=function,
+        cache=request.cache,
+        source_id=source_id,
+        data_id=_digest(batch),
+        inputs=inputs,
+        survey=survey,
+    )
+
+
+class Guard:
+    """Calls what a user wrote, and says in one sentence which line of theirs raised."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __call__(self, what: str, call: Callable[[], T]) -> T:
+        """What `call` returns.
+
+        Raises:
+            InputError: it raised anything.
+        """
+        try:
+            return call()
+        except InputError as error:
+            raise InputError(f"{self.file}: {error}") from None
+        except SyntaxError as error:
+            raise InputError(f"{self.file} is not Python: line {error.lineno}: {error.msg}") from None
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            theirs = [frame for frame in frames if frame.filename == str(self.file)]
+            where = f"line {theirs[-1].lineno} ({theirs[-1].line}) raised" if theirs else "raised"
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.file}: {what}: {where} {type(error).__name__}: {reason}") from None
+
+
+@lru_cache
+def _imported(file: Path) -> tuple[ModuleType, str]:
+    """The file as a module, and a hash of it and of what it imported from its folder."""
+    folder = str(file.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = f"own_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = set(sys.modules)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    made = [getattr(sys.modules[other], "__file__", None) for other in set(sys.modules) - before - {name}]
+    beside = {Path(path) for path in made if path and file.parent in Path(path).parents and "site-packages" not in path}
+    digest = hashlib.sha256(file.read_bytes())
+    for path in sorted(beside):
+        digest.update(path.relative_to(file.parent).as_posix().encode() + path.read_bytes())
+    return module, digest.hexdigest()[:16]
+
+
+@lru_cache
+def described(file: Path, function: str) -> TorchWorkload:
+    """What a function in a file returns.
+
+    Raises:
+        InputError: there is no such function, or it returns something else.
+    """
+    made = getattr(_imported(file)[0], function, None)
+    if not callable(made):
+        raise InputError(f"it has no function {function}; write def {function}(): return TorchWorkload(...)")
+    asked = made()
+    if not isinstance(asked, TorchWorkload):
+        raise InputError(f"{function}() must return a TorchWorkload, but returned {type(asked).__name__}")
+    return asked
+
+
+@lru_cache
+def _values(path: Path) -> dict[str, torch.Tensor]:
+    values: dict[str, torch.Tensor] = torch.load(path, mmap=True, weights_only=True)
+    return values
+
+
+def _named(batch: Any) -> dict[str, torch.Tensor]:
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    return dict(zip(("x", "y", *(f"y{i}" for i in range(2, len(batch)))), batch, strict=True))
+
+
+def _checked(asked: TorchWorkload, size: int) -> dict[str, torch.Tensor]:
+    """The first global batch, after a look at whether each of its samples is a function of (step, index)."""
+    batch = asked.batch(0, np.arange(size))
+    if not isinstance(batch, Mapping | tuple | list) or not batch:
+        raise InputError(f"batch must return a mapping of tensors or (x, y), but returned {type(batch).__name__}")
+    whole = _named(batch)
+    for name, tensor in whole.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0 or len(tensor) != size:
+            got = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise InputError(f"batch was asked for {size} samples and must return [{size}, ...], but {name} is {got}")
+    last = np.array([size - 1])
+    for indices, sentence in (
+        (np.arange(size), "two calls with one step and the same indices differ"),
+        (last, "a sample is another one when it is asked for alone"),
+    ):
+        again = _named(asked.batch(0, indices))
+        if any(not torch.equal(again[name], tensor[torch.from_numpy(indices)]) for name, tensor in whole.items()):
+            raise InputError(f"batch must depend on (step, index) alone, but {sentence}; seed it by them")
+    return whole
+
+
+def _digest(batch: Batch) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(batch.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

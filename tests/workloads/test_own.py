@@ -1,0 +1,155 @@
+"""A file of the user's own: what is derived, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.errors import InputError
+from harness.workloads import create
+from harness.workloads.own import Own
+
+EXAMPLE = Path(__file__).parents[1] / "example_model" / "mixer.py"
+SMALL = """
+import torch
+from torch import nn
+from harness.workloads.own import TorchWorkload
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 4)
+        self.b = {second}
+    def forward(self, x):
+        return self.b(self.a(x))
+
+def batch(step, indices):
+    rows = torch.from_numpy(indices).float()
+    return {batch}
+
+def loss(outputs, batch):
+    return {loss}
+
+def workload():
+    return {returned}
+"""
+GOOD = {
+    "second": "nn.Linear(4, 2)",
+    "batch": "(rows[:, None] * torch.ones(3), rows.long() % 2)",
+    "loss": "(nn.functional.cross_entropy(outputs, batch['y'], reduction='sum'), len(batch['y']))",
+    "returned": "TorchWorkload(model=Net, batch=batch, loss=loss)",
+}
+
+
+def make(path: Path, text: str, cache: Path) -> Own:
+    path.write_text(text)
+    workload = create(f"{path}:workload", cache=cache)
+    assert isinstance(workload, Own)
+    assert not cache.exists()
+    return workload
+
+
+def example(tmp_path: Path, **options: Any) -> Own:
+    workload = create(f"{EXAMPLE}:workload", cache=tmp_path / "cache", **options)
+    assert isinstance(workload, Own)
+    return workload
+
+
+def test_what_is_derived_of_the_example(tmp_path: Path) -> None:
+    workload = example(tmp_path)
+    facts = workload.facts()
+    assert facts.blocks == tuple(f"layers.{i}" for i in range(5))
+    assert facts.parameters == sum(p.numel() for p in workload.build().parameters())
+    assert workload.inputs == ("images",)
+    assert workload.survey.unused == ("left_over.weight", "left_over.bias")
+    # By hand, of matrices alone: forward, and twice as much backward but for the gradient of the images.
+    forward = 2 * (8 * 8 * 48 + 5 * (48 * 8 * 8 + 8 * 48 * 48) + 48 * 5)
+    assert workload.survey.flops == 3 * forward - 2 * 8 * 8 * 48
+    assert workload.flops_per_step() == 16 * workload.survey.flops
+
+
+def test_what_is_unused_is_frozen_and_dropout_is_off(tmp_path: Path) -> None:
+    model = example(tmp_path).build()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"left_over.weight", "left_over.bias"}
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+def test_values_are_those_of_the_constructor_after_the_seed(tmp_path: Path) -> None:
+    workload = example(tmp_path, seed=7)
+    workload.prepare()
+    torch.manual_seed(7)
+    for name, expected in workload.asked.model().named_parameters():
+        assert torch.equal(workload.initial(name, tuple(expected.shape), torch.device("cpu")), expected), name
+
+
+def test_a_rank_gets_it_pickled(tmp_path: Path) -> None:
+    workload = example(tmp_path)
+    again = pickle.loads(pickle.dumps(workload))
+    assert again.workload_id == workload.workload_id
+    indices = np.arange(3)
+    assert torch.equal(again.samples(5, indices)["images"], workload.samples(5, indices)["images"])
+
+
+def test_another_file_is_another_workload(tmp_path: Path) -> None:
+    first = make(tmp_path / "one.py", SMALL.format(**GOOD), tmp_path / "cache")
+    (tmp_path / "two").mkdir()
+    wider = {**GOOD, "second": "nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 2))"}
+    second = make(tmp_path / "two" / "one.py", SMALL.format(**wider), tmp_path / "cache")
+    assert first.name == second.name == "one"
+    assert first.workload_id != second.workload_id
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"second": "nn.BatchNorm1d(4)"}, "b normalises over its micro-batch"),
+        ({"second": "nn.Linear(5, 2)"}, "line 12 (return self.b(self.a(x))) raised RuntimeError"),
+        ({"batch": "(torch.rand(len(rows), 3), rows.long())"}, "two calls with one step and the same indices differ"),
+        ({"batch": "(rows[:, None] * rows.sum() * torch.ones(3), rows.long() % 2)"}, "when it is asked for alone"),
+        ({"batch": "rows"}, "batch must return a mapping of tensors or (x, y), but returned Tensor"),
+        ({"batch": "(torch.ones(3), rows.long())"}, "must return [32, ...], but x is [3]"),
+        ({"batch": "{'z': rows, 'y': rows}"}, "forward takes (x), of which a batch must hold the first ones by name"),
+        ({"loss": "outputs.sum()"}, "loss must return (sum over all predictions, their number)"),
+        ({"loss": "(outputs.sum(1), 2)"}, "loss must return the sum as a scalar, but its shape is [1]"),
+        ({"loss": "(batch['label'].sum(), 2)"}, "raised KeyError: 'label'"),
+        ({"returned": "3"}, "workload() must return a TorchWorkload, but returned int"),
+        ({"returned": "TorchWorkload(model=Net, batch=batch, loss=loss, blocks='layers.*')"}, "matches no module"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(changed: dict[str, str], sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    with pytest.raises(InputError) as caught:
+        make(path, SMALL.format(**{**GOOD, **changed}), tmp_path / "cache")
+    assert str(caught.value).startswith(str(path))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("def workload(:\n", "is not Python: line 1"),
+        ("import missing_package_of_mine\n", "line 1 (import missing_package_of_mine) raised ModuleNotFoundError"),
+        ("x = 1\n", "it has no function workload; write def workload(): return TorchWorkload(...)"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        make(tmp_path / "broken.py", text, tmp_path / "cache")
+    assert sentence in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        create(f"{tmp_path}/nowhere.py:workload", cache=tmp_path / "cache")
+
+
+def test_options_of_other_families_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="takes no seq_len"):
+        example(tmp_path, seq_len=8)

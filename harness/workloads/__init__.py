@@ -156,7 +156,14 @@ def _own(request: Request, *, file: str, function: str) -> Workload:
     from harness.workloads import own
     from harness.workloads.corpus import existing
 
-    return own.create(request, existing(file, "workload's file").resolve(), function)
+    request.refuse("data", "tokenizer", "seq_len")
+    return own.create(
+        existing(file, "workload's file").resolve(),
+        function,
+        cache=request.cache,
+        global_batch_size=request.global_batch_size,
+        seed=request.seed,
+    )
 
 
 FAMILIES: dict[str, Factory] = {

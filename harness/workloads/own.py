@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from harness.workloads import surveying
 from harness.workloads.workload import Workload
 from strategies.facts import ModelFacts, Split
 from strategies.optimizer import OptimizerConfig
-
-if TYPE_CHECKING:
-    from harness.workloads import Request
 
 Batch = Mapping[str, torch.Tensor]
 T = TypeVar("T")
@@ -172,29 +169,35 @@ class Own(Workload):
         return self.survey.flops * self.global_batch_size
 
 
-def create(request: Request, file: Path, function: str) -> Own:
+def create(file: Path, function: str, *, cache: Path, global_batch_size: int | None, seed: int) -> Own:
     """The workload that a file describes, after everything about it that needs no training was tried.
+
+    Args:
+        file: absolute.
+        function: name of the function in it that returns a `TorchWorkload`.
+        cache: folder for the initial values; nothing is written yet.
+        global_batch_size: in place of the file's.
+        seed: of the initial weights.
 
     Raises:
         InputError: it cannot be imported, lacks something, raises, or its batches depend on more than (step, index).
     """
-    request.refuse("data", "tokenizer", "seq_len")
     guarded = Guard(file)
     source_id = guarded("import", lambda: _imported(file)[1])
     asked = guarded(f"{function}()", lambda: described(file, function))
-    size = request.global_batch_size or asked.global_batch_size
+    size = global_batch_size or asked.global_batch_size
     batch = guarded("its batch", lambda: _checked(asked, size))
     with torch.random.fork_rng([]):
-        torch.manual_seed(request.seed)
+        torch.manual_seed(seed)
         inputs, survey = guarded("its model", lambda: surveying.look(asked.model, asked.loss, batch, asked.blocks))
     return Own(
         name=file.stem if function == "workload" else f"{file.stem}-{function}",
-        seed=request.seed,
+        seed=seed,
         global_batch_size=size,
         optimizer=asked.optimizer,
         file=file,
         function=function,
-        cache=request.cache,
+        cache=cache,
         source_id=source_id,
         data_id=_digest(batch),
         inputs=inputs,

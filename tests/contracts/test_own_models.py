@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import MeasurementError
+from harness.workloads import create
 from harness.workloads.cnn import Cnn, load_digits
 from harness.workloads.gpt import Gpt
+from harness.workloads.workload import Workload
 from tests.contracts.test_strategies import Settings, alone, arranged, model
 from tests.tiny import Buffered, Frozen, Laboratory, Uneven, gpt, why_not
 
@@ -44,6 +47,39 @@ def test_it_follows_one_process(kind: type[Gpt], name: str, laboratory: Laborato
     assert why_not(way, workload) is None
     row = laboratory.follows(way, workload)
     assert row["numerics_max_rel_error"] <= EXACT
+
+
+EXAMPLE = Path(__file__).parents[1] / "example_model" / "mixer.py"
+OF_A_FILE: dict[str, Settings] = {
+    "ddp": {"data_parallel": "ddp"},
+    "zero1": {"data_parallel": "zero1"},
+    "zero1-torch": {"data_parallel": "zero1", "zero1_impl": "torch"},
+    "zero2": {"data_parallel": "zero2"},
+    "zero2-fsdp2": {"data_parallel": "zero2", "zero2_impl": "fsdp2"},
+    "zero3": {"data_parallel": "zero3"},
+    "zero3-checkpoint": {"data_parallel": "zero3", "activation_checkpoint": "full"},
+    "selective": {"activation_checkpoint": "selective"},
+}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    """From a file: labels that count nowhere, a parameter without use, dropout, a buffer."""
+    workload = create(f"{EXAMPLE}:workload", cache=tmp_path_factory.mktemp("cache"))
+    workload.prepare()
+    return workload
+
+
+@pytest.mark.parametrize("name", OF_A_FILE)
+def test_a_file_of_the_users_own_follows_one_process(name: str, own: Workload, laboratory: Laboratory) -> None:
+    way = arranged({"micro_batch_size": 4, **OF_A_FILE[name]})
+    row = laboratory.follows(way, own)
+    assert row["numerics_max_rel_error"] <= EXACT
+
+
+def test_a_file_of_the_users_own_is_refused_where_it_says_too_little(own: Workload) -> None:
+    assert why_not({"tp": 2}, own) == "mixer declares no layers that tensor parallelism could divide"
+    assert why_not({"pp": 2}, own) == "mixer is not a stem, a row of blocks and a head, so it cannot be cut into stages"
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero1", "zero2", "zero3"])

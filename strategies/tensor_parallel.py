@@ -13,6 +13,7 @@ Shares are as even as whole units allow (heads, features, vocabulary rows), so n
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.func import functional_call
 
-from strategies.base import Slot, Strategy
+from strategies.base import Slot, Strategy, UnsuitableError
 from strategies.collectives import all_gather, all_reduced, reduce_scatter
 from strategies.cross_entropy import Divided, divided_vocabulary
 from strategies.facts import Facts, Split
@@ -60,6 +61,8 @@ class TensorParallel(Strategy):
         for count, what in ((model.heads, "attention heads"), (model.vocab_size, "vocabulary rows")):
             if count and count < tp:
                 return f"tp={tp} needs at least {tp} {what}, but {facts.workload} has {count}"
+        if plan["sequence_parallel"] and not model.width:
+            return f"{facts.workload} declares no stream that sequence_parallel could divide"
         if plan["sequence_parallel"] and facts.seq_len % tp:
             return f"sequence_parallel needs a sequence that tp divides, but got (seq_len={facts.seq_len}, tp={tp})"
         return None
@@ -166,7 +169,8 @@ class Divider:
         return self.training.full_shapes[f"{path}.weight"][0]
 
     def _cut(self, path: str, module: nn.Module, *, dim: int, units: int, unit: int, repeats: int = 1) -> None:
-        """Replace a weight that is `repeats` times `units` units wide along `dim` by this rank's share."""
+        """Replace a weight that is `repeats` times `units` units wide along `dim` by this rank's share, and the bias of
+        divided outputs likewise."""
         counts = shares(units, self.world)
         begin, length = sum(counts[: self.rank]) * unit, counts[self.rank] * unit
 
@@ -174,10 +178,15 @@ class Divider:
             pieces = [piece.narrow(dim, begin, length) for piece in full.chunk(repeats, dim)]
             return torch.cat(pieces, dim) if repeats > 1 else pieces[0]
 
-        name, weight = f"{path}.weight", module.weight
+        self._put(f"{path}.weight", module.weight, cut)  # type: ignore[arg-type]
+        if dim == 0 and getattr(module, "bias", None) is not None:
+            self._put(f"{path}.bias", module.bias, cut)  # type: ignore[arg-type]
+
+    def _put(self, name: str, whole: nn.Parameter, cut: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Let a parameter, under all of its names, be this rank's share of it."""
         if name not in self.training.slices:
-            tied = [n for n, p in self._meta_parameters() if p is weight]
-            divided = nn.Parameter(cut(weight.detach()), requires_grad=weight.requires_grad)  # type: ignore[operator, arg-type]
+            tied = [n for n, p in self._meta_parameters() if p is whole]
+            divided = nn.Parameter(cut(whole.detach()), requires_grad=whole.requires_grad)
             for other in {name, *tied}:
                 self.training.slices[other] = cut
                 self._replace(other, divided)
@@ -197,7 +206,19 @@ class Divider:
 
     def _leave(self, module: nn.Module) -> None:
         function: Any = _ScatterSequence if self.sequence else _Leave
-        module.register_forward_hook(lambda module, inputs, output: function.apply(output, self.group))
+        if getattr(module, "bias", None) is None:
+            module.register_forward_hook(lambda module, inputs, output: function.apply(output, self.group))
+            return
+        if type(module) is not nn.Linear:
+            raise UnsuitableError(f"a {type(module).__name__} with a bias cannot be divided by its inputs")
+
+        # Added once, to the sum over the ranks; of divided tokens each rank has a partial sum of its gradient.
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            out = function.apply(nn.functional.linear(x, module.weight), self.group)
+            bias = _Enter.apply(module.bias, self.group) if self.sequence else module.bias
+            return out + bias.to(out.dtype)  # type: ignore[no-any-return]
+
+        module.forward = forward  # type: ignore[method-assign, assignment]
 
 
 class _Enter(torch.autograd.Function):

@@ -58,7 +58,8 @@ class TorchWorkload:
     """Pattern of the names of the repeated blocks, such as "encoder.layers.*"; None: the lists of modules of one class
     that hold most parameters."""
     tensor_parallel: Mapping[str, Split] = field(default_factory=dict)
-    """Pattern of module names -> how tensor parallelism divides the weight; the modules must have no bias."""
+    """Pattern of module names -> `Split.COLUMN` or `Split.ROW`, for pairs of linear layers with nothing between them
+    but what works on each feature."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW's constants, the learning-rate schedule and the clipping norm."""
 
@@ -186,6 +187,8 @@ def create(file: Path, function: str, *, cache: Path, global_batch_size: int | N
     source_id = guarded("import", lambda: _imported(file)[1])
     asked = guarded(f"{function}()", lambda: described(file, function))
     size = global_batch_size or asked.global_batch_size
+    if others := {split.value for split in asked.tensor_parallel.values()} - {"column", "row"}:
+        raise InputError(f"{file}: tensor_parallel takes Split.COLUMN and Split.ROW, but got {', '.join(others)}")
     batch = guarded("its batch", lambda: _checked(asked, size))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -59,6 +59,9 @@ OF_A_FILE: dict[str, Settings] = {
     "zero3": {"data_parallel": "zero3"},
     "zero3-checkpoint": {"data_parallel": "zero3", "activation_checkpoint": "full"},
     "selective": {"activation_checkpoint": "selective"},
+    "tp": {"tp": 2},
+    "zero3-tp": {"data_parallel": "zero3", "tp": 2},
+    "zero1-tp-checkpoint": {"data_parallel": "zero1", "tp": 2, "activation_checkpoint": "full"},
 }
 
 
@@ -78,7 +81,8 @@ def test_a_file_of_the_users_own_follows_one_process(name: str, own: Workload, l
 
 
 def test_a_file_of_the_users_own_is_refused_where_it_says_too_little(own: Workload) -> None:
-    assert why_not({"tp": 2}, own) == "mixer declares no layers that tensor parallelism could divide"
+    refusal = why_not({"tp": 2, "sequence_parallel": True}, own)
+    assert refusal == "mixer declares no stream that sequence_parallel could divide"
     assert why_not({"pp": 2}, own) == "mixer is not a stem, a row of blocks and a head, so it cannot be cut into stages"
 
 

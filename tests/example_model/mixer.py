@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.workloads.own import TorchWorkload
+from strategies.facts import Split
 
-ROWS, SIDE, CLASSES, WIDTH = 512, 8, 5, 48
+ROWS, SIDE, CLASSES, WIDTH, INNER = 512, 8, 5, 48, 67
 IMAGES = torch.randn(ROWS, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
@@ -21,13 +22,14 @@ class Mixer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows, self.features = nn.Linear(SIDE, SIDE), nn.Linear(WIDTH, WIDTH)
+        self.rows = nn.Linear(SIDE, SIDE)
+        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
         self.norm, self.dropout = nn.LayerNorm(WIDTH), nn.Dropout(0.1)
         self.register_buffer("scale", torch.tensor(0.5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.scale * self.rows(x.transpose(1, 2)).transpose(1, 2)
-        return x + self.dropout(F.gelu(self.features(self.norm(x))))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
 
 
 class Model(nn.Module):
@@ -69,4 +71,11 @@ def accuracy(outputs: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[tor
 
 def workload() -> TorchWorkload:
     """What `--workload tests/example_model/mixer.py:workload` trains."""
-    return TorchWorkload(model=Model, batch=batch, loss=loss, metric=accuracy, global_batch_size=16)
+    return TorchWorkload(
+        model=Model,
+        batch=batch,
+        loss=loss,
+        metric=accuracy,
+        global_batch_size=16,
+        tensor_parallel={"layers.*.up": Split.COLUMN, "layers.*.down": Split.ROW},
+    )

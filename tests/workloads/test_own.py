@@ -19,6 +19,7 @@ SMALL = """
 import torch
 from torch import nn
 from harness.workloads.own import TorchWorkload
+from strategies.facts import Split
 
 class Net(nn.Module):
     def __init__(self):
@@ -68,7 +69,7 @@ def test_what_is_derived_of_the_example(tmp_path: Path) -> None:
     assert workload.inputs == ("images",)
     assert workload.survey.unused == ("left_over.weight", "left_over.bias")
     # By hand, of matrices alone: forward, and twice as much backward but for the gradient of the images.
-    forward = 2 * (8 * 8 * 48 + 5 * (48 * 8 * 8 + 8 * 48 * 48) + 48 * 5)
+    forward = 2 * (8 * 8 * 48 + 5 * (48 * 8 * 8 + 2 * 8 * 48 * 67) + 48 * 5)
     assert workload.survey.flops == 3 * forward - 2 * 8 * 8 * 48
     assert workload.flops_per_step() == 16 * workload.survey.flops
 
@@ -109,7 +110,7 @@ def test_another_file_is_another_workload(tmp_path: Path) -> None:
     ("changed", "sentence"),
     [
         ({"second": "nn.BatchNorm1d(4)"}, "b normalises over its micro-batch"),
-        ({"second": "nn.Linear(5, 2)"}, "line 12 (return self.b(self.a(x))) raised RuntimeError"),
+        ({"second": "nn.Linear(5, 2)"}, "line 13 (return self.b(self.a(x))) raised RuntimeError"),
         ({"batch": "(torch.rand(len(rows), 3), rows.long())"}, "two calls with one step and the same indices differ"),
         ({"batch": "(rows[:, None] * rows.sum() * torch.ones(3), rows.long() % 2)"}, "when it is asked for alone"),
         ({"batch": "rows"}, "batch must return a mapping of tensors or (x, y), but returned Tensor"),
@@ -118,6 +119,10 @@ def test_another_file_is_another_workload(tmp_path: Path) -> None:
         ({"loss": "outputs.sum()"}, "loss must return (sum over all predictions, their number)"),
         ({"loss": "(outputs.sum(1), 2)"}, "loss must return the sum as a scalar, but its shape is [1]"),
         ({"loss": "(batch['label'].sum(), 2)"}, "raised KeyError: 'label'"),
+        (
+            {"returned": "TorchWorkload(model=Net, batch=batch, loss=loss, tensor_parallel={'a': Split.VOCAB})"},
+            "got vocab",
+        ),
         ({"returned": "3"}, "workload() must return a TorchWorkload, but returned int"),
         ({"returned": "TorchWorkload(model=Net, batch=batch, loss=loss, blocks='layers.*')"}, "matches no module"),
     ],

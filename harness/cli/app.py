@@ -197,6 +197,8 @@ def doctor(
         guarded(lambda: commands.self_test(as_json))
     if calibrate:
         guarded(lambda: commands.calibrate(folder, workload, world_size, as_json))
+    if workload is not None:
+        guarded(lambda: commands.examine_workload(folder, workload, world_size, as_json))
     guarded(lambda: commands.doctor(folder, as_json))
 
 

@@ -232,6 +232,26 @@ def self_test(as_json: bool) -> int:
     return NOTHING_SUCCEEDED if any(line.state is State.FAILED for line in lines) else 0
 
 
+def examine_workload(results: Path, workload: str, world_size: int | None, as_json: bool) -> int:
+    """What was derived of a workload, and what is refused."""
+    from dataclasses import asdict
+
+    from harness.sweep.config import load_config
+    from harness.sweep.derived import examine
+    from harness.sweep.experiment import prepare
+
+    options = {"results": results, "workload": workload, "world_size": world_size}
+    experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
+    lines = list(examine(experiment))
+    if as_json:
+        print(json.dumps([asdict(line) for line in lines]))
+        return 0
+    width = max(len(line.name) for line in lines)
+    for line in lines:
+        print(f"{line.state:8} {line.name:{width}} {line.found}")
+    return 0
+
+
 def calibrate(results: Path, workload: str | None, world_size: int | None, as_json: bool) -> int:
     """Measure what predictions are made from, whether it is known or not."""
     from harness import launchers

@@ -6,6 +6,7 @@ the search path. Nothing else of the user's is ever executed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -62,6 +63,15 @@ class TorchWorkload:
     but what works on each feature."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW's constants, the learning-rate schedule and the clipping norm."""
+
+    def __post_init__(self) -> None:
+        for name in ("model", "batch", "loss"):
+            if not callable(getattr(self, name)) or isinstance(getattr(self, name), nn.Module):
+                got = type(getattr(self, name)).__name__
+                raise InputError(f"{name} must be a function, but is of type {got}; write lambda: ... or its name")
+        for name in ("global_batch_size", "seq_len"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(f"{name} must be an integer of at least 1, but got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +139,8 @@ class Own(Workload):
                 os.fsync(file.fileno())
             hidden.replace(self.values)
         except (OSError, RuntimeError) as error:  # torch's writer of archives raises RuntimeError where a disk is full
-            hidden.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                hidden.unlink()
             raise StoreError(f"{hidden.parent} cannot be written: {error}") from error
 
     def facts(self) -> ModelFacts:
@@ -209,7 +220,7 @@ def create(file: Path, function: str, *, cache: Path, global_batch_size: int | N
 
 
 class Guard:
-    """Calls what a user wrote, and says in one sentence which line of theirs raised."""
+    """Calls what a user wrote, and says in one sentence which line of theirs raised. What it prints goes to stderr."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -221,12 +232,13 @@ class Guard:
             InputError: it raised anything.
         """
         try:
-            return call()
+            with contextlib.redirect_stdout(sys.stderr):
+                return call()
         except InputError as error:
             raise InputError(f"{self.file}: {error}") from None
         except SyntaxError as error:
-            raise InputError(f"{self.file} is not Python: line {error.lineno}: {error.msg}") from None
-        except Exception as error:
+            raise InputError(f"{error.filename or self.file} is not Python: line {error.lineno}: {error.msg}") from None
+        except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)
             theirs = [frame for frame in frames if frame.filename == str(self.file)]
             where = f"line {theirs[-1].lineno} ({theirs[-1].line}) raised" if theirs else "raised"
@@ -298,6 +310,10 @@ def _checked(asked: TorchWorkload, size: int) -> dict[str, torch.Tensor]:
         if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0 or len(tensor) != size:
             got = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise InputError(f"batch was asked for {size} samples and must return [{size}, ...], but {name} is {got}")
+        if tensor.device.type != "cpu":
+            raise InputError(
+                f"batch must return tensors on the CPU, from where ranks send them, but {name} is elsewhere"
+            )
     last = np.array([size - 1])
     for indices, sentence in (
         (np.arange(size), "two calls with one step and the same indices differ"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import InputError
+from harness.errors import InputError, StoreError
 from harness.workloads import create
 from harness.workloads.own import Own
 
@@ -48,7 +49,7 @@ GOOD = {
 
 
 def make(path: Path, text: str, cache: Path) -> Own:
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     workload = create(f"{path}:workload", cache=cache)
     assert isinstance(workload, Own)
     assert not cache.exists()
@@ -123,6 +124,16 @@ def test_another_file_is_another_workload(tmp_path: Path) -> None:
             {"returned": "TorchWorkload(model=Net, batch=batch, loss=loss, tensor_parallel={'a': Split.VOCAB})"},
             "got vocab",
         ),
+        (
+            {"returned": "TorchWorkload(model=Net(), batch=batch, loss=loss)"},
+            "model must be a function, but is of type Net",
+        ),
+        (
+            {"returned": "TorchWorkload(model=Net, batch=batch, loss=loss, seq_len=0)"},
+            "seq_len must be an integer of at",
+        ),
+        ({"batch": "(torch.ones(len(rows), 3, device='meta'), rows.long())"}, "x is elsewhere"),
+        ({"returned": "exit(3)"}, "(return exit(3)) raised SystemExit: 3"),
         ({"returned": "3"}, "workload() must return a TorchWorkload, but returned int"),
         ({"returned": "TorchWorkload(model=Net, batch=batch, loss=loss, blocks='layers.*')"}, "matches no module"),
     ],
@@ -141,6 +152,7 @@ def test_what_is_wrong_is_said_in_one_sentence(changed: dict[str, str], sentence
     [
         ("def workload(:\n", "is not Python: line 1"),
         ("import missing_package_of_mine\n", "line 1 (import missing_package_of_mine) raised ModuleNotFoundError"),
+        ("x = 'caf\xe9'\n", "is not Python"),
         ("x = 1\n", "it has no function workload; write def workload(): return TorchWorkload(...)"),
     ],
 )
@@ -153,6 +165,30 @@ def test_a_file_that_cannot_be_used_is_refused(text: str, sentence: str, tmp_pat
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         create(f"{tmp_path}/nowhere.py:workload", cache=tmp_path / "cache")
+
+
+def test_what_it_prints_is_not_mixed_with_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "loud.py", "print('hello')\n" + SMALL.format(**GOOD), tmp_path / "cache")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "hello\n")
+
+
+def test_a_helper_beside_the_file_is_part_of_the_workload(tmp_path: Path) -> None:
+    ids = set()
+    for width in (4, 5):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        (folder / "helper_of_mine.py").write_text(f"WIDTH = {width}\n")
+        text = "from helper_of_mine import WIDTH\n" + SMALL.format(**GOOD)
+        ids.add(make(folder / "mine.py", text, tmp_path / "cache").source_id)
+        del sys.modules["helper_of_mine"]  # another process starts without it
+    assert len(ids) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(StoreError, match="cannot be written"):
+        example(tmp_path).prepare()
 
 
 def test_options_of_other_families_are_refused(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--name ../escape", "a name has up to 80 letters, digits, dots, dashes and underscores"),
         ("--results short.txt", "short.txt cannot be a folder"),
         ("--results short.txt/deeper", "is a file; choose another folder"),
+        ("--workload nowhere.py:workload", "the workload's file nowhere.py cannot be read"),
+        ("--workload mine.py:train", "it has no function train; write def train(): return TorchWorkload(...)"),
+        ("--workload mine.py", "it has no function workload; write def workload(): return TorchWorkload(...)"),
         ("--config missing.toml", "the configuration missing.toml cannot be read"),
         ("--config bad.toml", "the configuration bad.toml cannot be read"),
         ("--config wrong.toml", "unknown field of the configuration 'wrold_size': did you mean 'world_size'?"),
@@ -86,6 +89,7 @@ def test_bad_input_of_a_sweep_is_one_sentence(arguments: str, sentence: str, in_
         "bad.toml": b"trials = = 3",
         "wrong.toml": b"wrold_size = 2",
         "types.toml": b'trials = "many"',
+        "mine.py": b"x = 1",
     }
     for name, content in files.items():
         (in_an_empty_folder / name).write_bytes(content)

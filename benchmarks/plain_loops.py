@@ -165,7 +165,7 @@ def _cut(model: Any, index: int, count: int) -> Any:
 def recipe(run: Run) -> Step:
     """The harness's strategies in a bare loop; the plan is a complete one."""
     import strategies
-    from harness.rank import hollow
+    from harness.workloads import hollow
     from strategies.recipe import build
 
     workload, _ = run.workload, run.memory

@@ -21,6 +21,7 @@ from harness.plan import Plan, complete
 from harness.search import feasible
 from harness.store.store import Store
 from harness.trial.runner import Runner
+from harness.workloads import initial
 from harness.workloads.gpt import Gpt
 from harness.workloads.workload import Workload
 from strategies import Facts, Knob, Setting
@@ -117,6 +118,24 @@ class Buffered(Gpt):
         model = super().build()
         model.head = Scaled(model.head, self.width)  # type: ignore[arg-type]
         return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Biased(Gpt):
+    """A transformer whose matrices in the blocks have biases, each value another."""
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        for block in model.blocks.values():  # type: ignore[operator, union-attr]
+            for part in block.modules():
+                if isinstance(part, nn.Linear):
+                    part.bias = nn.Parameter(torch.empty(part.out_features))
+        return model
+
+    def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        if name.endswith("bias"):
+            return initial.normal(self.seed, name, shape, 0.5, device)
+        return super().initial(name, shape, device)
 
 
 def knobs() -> tuple[Knob, ...]:

@@ -40,7 +40,9 @@ _long = partial(typer.Option, rich_help_panel=LONG)
 _measured = partial(typer.Option, rich_help_panel=MEASURE)
 _recorded = partial(typer.Option, rich_help_panel=RESULTS)
 
-Workload = Annotated[str | None, _train(help="What to train: gpt-nano, gpt:blocks=6,width=384,heads=6, cnn, ...")]
+Workload = Annotated[
+    str | None, _train(help="What to train: gpt-nano, gpt:blocks=6,width=384,heads=6, cnn, my_model.py:workload")
+]
 Data = Annotated[Path | None, _train(help="Text, .jsonl, .parquet or .npy tokens, or a folder of text.")]
 Field = Annotated[str | None, _train(help="Field of .jsonl files, column of .parquet files.")]
 Tokenizer = Annotated[Path | None, _train(help="JSON file of the tokenizers package.")]

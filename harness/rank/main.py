@@ -17,9 +17,9 @@ import torch.distributed as dist
 import strategies
 from harness.launchers.events import EventWriter
 from harness.launchers.job import Job
-from harness.rank import hollow
 from harness.rank.measure import RankTrial
 from harness.rank.peak_memory import held_bytes, memory_of
+from harness.workloads import hollow
 from harness.workloads.workload import Workload
 from strategies import recipe
 from strategies.base import UnsuitableError

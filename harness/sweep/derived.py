@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.rank import hollow
 from harness.rank.main import build
 from harness.sweep.experiment import Experiment
-from harness.workloads import initial
+from harness.workloads import hollow, initial
+from harness.workloads.own import Own
+from harness.workloads.surveying import pure
 from harness.workloads.workload import Workload
 
 CLOSE = 1e-4
@@ -40,7 +41,8 @@ def examine(experiment: Experiment) -> Iterator[Line]:
     """
     workload = next(iter(experiment.workloads.values()))
     yield from _facts(workload)
-    _pure(workload)
+    for step in (0, 1):
+        pure(workload.samples, step, min(2, workload.global_batch_size))
     yield Line("ok", "batches", "the same for the same (step, index), alone or with others")
     _additive(experiment, workload)
     yield Line("ok", "loss", "of two samples is the sum of their losses, and so is their number")
@@ -67,17 +69,11 @@ def _facts(workload: Workload) -> Iterator[Line]:
     yield Line("derived", "shared weights", "yes" if facts.tied else "none")
     counted = "counted in every step" if workload.predictions is None else f"{workload.predictions:g}"
     yield Line("derived", "predictions", f"{counted} of a sample" if workload.predictions else counted)
+    if isinstance(workload, Own):
+        found = workload.survey
+        yield Line("derived", "dropout", f"set to 0 in {', '.join(found.dropout)}" if found.dropout else "none")
+        yield Line("derived", "without use", f"{', '.join(found.unused)}: frozen" if found.unused else "none")
     yield Line("derived", "FLOPs", f"{workload.flops_per_step():.3g} a step of {workload.global_batch_size} samples")
-
-
-def _pure(workload: Workload) -> None:
-    both = np.arange(min(2, workload.global_batch_size))
-    for step in (0, 1):
-        whole, again = workload.samples(step, both), workload.samples(step, both)
-        alone = workload.samples(step, both[-1:])
-        for name, tensor in whole.items():
-            if not torch.equal(tensor, again[name]) or not torch.equal(tensor[-1:], alone[name]):
-                raise InputError(f"batches must depend on (step, index) alone, but {name} of step {step} does not")
 
 
 def _additive(experiment: Experiment, workload: Workload) -> None:

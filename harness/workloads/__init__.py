@@ -89,16 +89,16 @@ def create(
         InputError: a field, an option or the data cannot be used.
     """
     name, colon, rest = text.partition(":")
-    file, _, function = text.rpartition(":") if re.search(r"\.py:\w+$", text) else (text, "", "workload")
-    own = file.endswith(".py")
-    factory = partial(_own, file=file, function=function) if own else _factory(name)
+    own = re.fullmatch(r"(.+\.py)(?::(\w+))?", text)
+    factory = partial(_own, file=own[1], function=own[2] or "workload") if own else _factory(name)
+    fields = _fields(rest) if colon and not own else {}
     for option, value in (("global batch", global_batch_size), ("sequence length", seq_len)):
         if value is not None and value < 1:
             raise InputError(f"the {option} must be at least 1, but got {value}")
     return factory(
         Request(
             name=name,
-            fields=_fields(rest) if colon and not own else {},
+            fields=fields,
             data=None if data is None else Path(data),
             field=field,
             tokenizer=None if tokenizer is None else Path(tokenizer),

@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
-import secrets
 import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.errors import InputError, StoreError
+from harness.errors import InputError
+from harness.workloads import whole
 from harness.workloads.corpus import existing, read_corpus, standard_library
 
 if TYPE_CHECKING:
@@ -74,18 +72,8 @@ class TokenData:
         """
         if self.loaded is None or _holds(self.path, self.loaded):
             return
-        hidden = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with hidden.open("wb") as file:
-                np.save(file, self.loaded, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            hidden.replace(self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                hidden.unlink()
-            raise StoreError(f"{self.path.parent} cannot be written: {error.strerror or error}") from error
+        loaded = self.loaded
+        whole.write(self.path, lambda file: np.save(file, loaded, allow_pickle=False))
 
 
 def counter_hash(seed: int, step: int, indices: npt.ArrayLike) -> npt.NDArray[np.uint64]:

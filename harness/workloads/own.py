@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import os
-import secrets
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -24,13 +22,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.errors import InputError, StoreError
-from harness.workloads import surveying
+from harness.errors import InputError
+from harness.workloads import surveying, whole
 from harness.workloads.workload import Workload
 from strategies.facts import ModelFacts, Split
 from strategies.optimizer import OptimizerConfig
 
 Batch = Mapping[str, torch.Tensor]
+OURS = ("harness", "strategies")
+"""Not the user's, even where the file lies beside them; which of them are imported already differs between commands."""
 T = TypeVar("T")
 
 
@@ -99,6 +99,8 @@ class Own(Workload):
     @property
     def asked(self) -> TorchWorkload:
         """What the file says."""
+        if _imported(self.file)[1] != self.source_id:
+            raise RuntimeError(f"{self.file}, or what it imports from its folder, has changed since the start")
         return described(self.file, self.function)
 
     @property
@@ -130,18 +132,7 @@ class Own(Workload):
             torch.manual_seed(self.seed)
             model = self.asked.model()
         values = {name: p.detach().float() for name, p in model.named_parameters(remove_duplicate=False)}
-        hidden = self.values.with_name(f".{self.values.name}.{secrets.token_hex(4)}")
-        try:
-            hidden.parent.mkdir(parents=True, exist_ok=True)
-            with hidden.open("wb") as file:
-                torch.save(values, file)
-                file.flush()
-                os.fsync(file.fileno())
-            hidden.replace(self.values)
-        except (OSError, RuntimeError) as error:  # torch's writer of archives raises RuntimeError where a disk is full
-            with contextlib.suppress(OSError):
-                hidden.unlink()
-            raise StoreError(f"{hidden.parent} cannot be written: {error}") from error
+        whole.write(self.values, lambda file: torch.save(values, file))
 
     def facts(self) -> ModelFacts:
         found = self.survey
@@ -154,7 +145,7 @@ class Own(Workload):
         )
 
     def build(self) -> nn.Module:
-        # Buffers that a constructor draws are those of the model whose values are kept.
+        # A buffer that the constructor draws is the same on every rank.
         with torch.random.fork_rng([]):
             torch.manual_seed(self.seed)
             model = self.asked.model().train()
@@ -200,10 +191,13 @@ def create(file: Path, function: str, *, cache: Path, global_batch_size: int | N
     size = global_batch_size or asked.global_batch_size
     if others := {split.value for split in asked.tensor_parallel.values()} - {"column", "row"}:
         raise InputError(f"{file}: tensor_parallel takes Split.COLUMN and Split.ROW, but got {', '.join(others)}")
-    batch = guarded("its batch", lambda: _checked(asked, size))
+    batch = guarded("its batch", lambda: surveying.pure(lambda step, i: _named(asked.batch(step, i)), 0, size))
+    by_name = guarded("its batch", lambda: isinstance(asked.batch(0, np.arange(1)), Mapping))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        inputs, survey = guarded("its model", lambda: surveying.look(asked.model, asked.loss, batch, asked.blocks))
+        inputs, survey = guarded(
+            "its model", lambda: surveying.look(asked.model, asked.loss, batch, asked.blocks, by_name)
+        )
     return Own(
         name=file.stem if function == "workload" else f"{file.stem}-{function}",
         seed=seed,
@@ -264,7 +258,8 @@ def _imported(file: Path) -> tuple[ModuleType, str]:
     except BaseException:
         del sys.modules[name]
         raise
-    made = [getattr(sys.modules[other], "__file__", None) for other in set(sys.modules) - before - {name}]
+    new = {other for other in set(sys.modules) - before - {name} if other.partition(".")[0] not in OURS}
+    made = [getattr(sys.modules[other], "__file__", None) for other in new]
     beside = {Path(path) for path in made if path and file.parent in Path(path).parents and "site-packages" not in path}
     digest = hashlib.sha256(file.read_bytes())
     for path in sorted(beside):
@@ -295,34 +290,11 @@ def _values(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _named(batch: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(batch, Mapping | tuple | list) or not batch:
+        raise InputError(f"batch must return a mapping of tensors or (x, y), but returned {type(batch).__name__}")
     if isinstance(batch, Mapping):
         return dict(batch)
     return dict(zip(("x", "y", *(f"y{i}" for i in range(2, len(batch)))), batch, strict=True))
-
-
-def _checked(asked: TorchWorkload, size: int) -> dict[str, torch.Tensor]:
-    """The first global batch, after a look at whether each of its samples is a function of (step, index)."""
-    batch = asked.batch(0, np.arange(size))
-    if not isinstance(batch, Mapping | tuple | list) or not batch:
-        raise InputError(f"batch must return a mapping of tensors or (x, y), but returned {type(batch).__name__}")
-    whole = _named(batch)
-    for name, tensor in whole.items():
-        if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0 or len(tensor) != size:
-            got = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise InputError(f"batch was asked for {size} samples and must return [{size}, ...], but {name} is {got}")
-        if tensor.device.type != "cpu":
-            raise InputError(
-                f"batch must return tensors on the CPU, from where ranks send them, but {name} is elsewhere"
-            )
-    last = np.array([size - 1])
-    for indices, sentence in (
-        (np.arange(size), "two calls with one step and the same indices differ"),
-        (last, "a sample is another one when it is asked for alone"),
-    ):
-        again = _named(asked.batch(0, indices))
-        if any(not torch.equal(again[name], tensor[torch.from_numpy(indices)]) for name, tensor in whole.items()):
-            raise InputError(f"batch must depend on (step, index) alone, but {sentence}; seed it by them")
-    return whole
 
 
 def _digest(batch: Batch) -> str:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.errors import InputError
+from harness.workloads import hollow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Survey:
     """Names of the repeated blocks."""
     unused: tuple[str, ...]
     """Parameters that have no part in the loss; they are frozen, or no rank would know when gradients are whole."""
+    dropout: tuple[str, ...]
+    """Modules whose dropout was set to 0."""
     flops: float
     """Of one sample, forward and backward."""
     block_flops: float
@@ -39,6 +43,7 @@ def look(
     loss: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor | float]],
     batch: Mapping[str, torch.Tensor],
     pattern: str | None,
+    by_name: bool,
 ) -> tuple[tuple[str, ...], Survey]:
     """Names of what the model is called with, and what one pass over one sample tells.
 
@@ -47,23 +52,24 @@ def look(
         loss: (outputs, batch) -> (sum, number).
         batch: some samples.
         pattern: of the names of the blocks; None: they are looked for.
+        by_name: whether forward's arguments are found in the batch by name; else it is called with the first tensor.
 
     Raises:
         InputError: the model cannot be trained so that plans can be compared, or something returns a wrong type.
     """
-    with torch.device("meta"):
-        shapes = make()
-    batch_norm = [n for n, m in shapes.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    with hollow.parameters():
+        model = make().train()
+    batch_norm = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if batch_norm:
         raise InputError(
             f"{batch_norm[0]} normalises over its micro-batch, so that plans with other micro-batches train something "
             "else; use GroupNorm or LayerNorm"
         )
-    inputs = _inputs(shapes, batch)
-    blocks = _matching(shapes, pattern) if pattern else _lists(shapes)
+    inputs = _inputs(model, batch) if by_name else tuple(batch)[:1]
+    blocks = _matching(model, pattern) if pattern else _lists(model)
+    dropout = without_dropout(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
-        model = make().train()
-        without_dropout(model)
+        _without_content(model)
         one = {name: torch.empty((1, *t.shape[1:]), dtype=t.dtype) for name, t in batch.items()}
         counter = FlopCounterMode(display=False)
         with counter, sdpa_kernel(SDPBackend.MATH):  # a CPU's fused attention is not counted
@@ -85,24 +91,72 @@ def look(
         tied=len(named) < len(list(model.named_parameters(remove_duplicate=False))),
         blocks=blocks,
         unused=tuple(name for name, p in named if p.requires_grad and p.grad is None),
+        dropout=dropout,
         flops=float(counter.get_total_flops()),
         block_flops=float(sum(by_block)),
     )
 
 
-def without_dropout(model: nn.Module) -> None:
-    """Set every dropout of torch's own modules to 0: its masks would be others in each plan."""
+def pure(
+    samples: Callable[[int, np.ndarray], Mapping[str, torch.Tensor]], step: int, size: int
+) -> Mapping[str, torch.Tensor]:
+    """The first samples of a step's batch, after a look at whether each is a function of (step, index).
+
+    Args:
+        samples: (step, indices) -> name -> `[samples, ...]`.
+        step: which one.
+        size: how many.
+
+    Raises:
+        InputError: they are not, or are no tensors of this length on the CPU.
+    """
+    found = samples(step, np.arange(size))
+    for name, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim == 0 or len(tensor) != size:
+            got = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise InputError(f"a batch was asked for {size} samples and must be [{size}, ...], but {name} is {got}")
+        if tensor.device.type != "cpu":
+            raise InputError(f"a batch must be on the CPU, from where ranks send it, but {name} is elsewhere")
+    for indices, sentence in (
+        (np.arange(size), "two calls with the same indices differ"),
+        (np.array([size - 1]), "a sample is another one when it is asked for alone"),
+    ):
+        again = samples(step, indices)
+        if any(not torch.equal(again[name], tensor[torch.from_numpy(indices)]) for name, tensor in found.items()):
+            raise InputError(f"a batch must depend on (step, index) alone, but in step {step} {sentence}")
+    return found
+
+
+def without_dropout(model: nn.Module) -> tuple[str, ...]:
+    """Set every dropout of torch's own modules to 0: its masks would be others in each plan.
+
+    Returns:
+        Names of the modules in which it was not.
+    """
+    found = []
+    for name, module in model.named_modules():
+        attribute = "p" if isinstance(module, nn.modules.dropout._DropoutNd) else "dropout"
+        known = isinstance(module, nn.modules.dropout._DropoutNd | nn.MultiheadAttention | nn.RNNBase)
+        if known and getattr(module, attribute):
+            setattr(module, attribute, 0.0)
+            found.append(name)
+    return tuple(found)
+
+
+def _without_content(model: nn.Module) -> None:
+    """Under fake tensors: parameters that have shapes alone become ones that can be computed with; ties stay ties."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        elif isinstance(module, nn.MultiheadAttention | nn.RNNBase):
-            module.dropout = 0.0
+        for name, p in module._parameters.items():
+            if p is not None:
+                fake = made.get(p)
+                if fake is None:
+                    fake = made[p] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+                module._parameters[name] = fake
 
 
 def _inputs(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
     """The first arguments of forward that the batch has."""
-    if set(batch) >= {"x", "y"} and "x" not in inspect.signature(model.forward).parameters:
-        return ("x",)  # of (x, y), whatever the model calls it
     parameters = list(inspect.signature(model.forward).parameters)
     first = [name for at, name in enumerate(parameters) if all(p in batch for p in parameters[: at + 1])]
     left = [name for name in parameters if name in batch and name not in first]

@@ -198,6 +198,14 @@ def test_a_port_in_use_cannot_be_watched() -> None:
     assert f"port {port} cannot be served: Address already in use; choose another --port" in ended.output
 
 
+def test_doctor_says_what_was_derived_of_a_workload() -> None:
+    lines = json.loads(harness("doctor", "--workload", "cnn", "--json").output)
+    assert {"state": "derived", "name": "inputs", "found": "images"} in lines
+    said = harness("doctor", "--workload", "cnn")
+    assert said.exit_code == 0, said.output
+    assert [line.split()[0] for line in said.output.splitlines()] == [line["state"] for line in lines]
+
+
 def test_doctor_answers_scripts_in_json() -> None:
     findings = json.loads(harness("doctor", "--json").output)
     assert {"python", "torch", "gloo"} <= {finding["name"] for finding in findings}

@@ -13,7 +13,8 @@ from harness.workloads.cnn import Cnn, load_digits
 from harness.workloads.gpt import Gpt
 from harness.workloads.workload import Workload
 from tests.contracts.test_strategies import Settings, alone, arranged, model
-from tests.tiny import Buffered, Frozen, Laboratory, Uneven, gpt, why_not
+from tests.strategies.test_odd_shapes import DATA_PARALLEL
+from tests.tiny import Biased, Buffered, Frozen, Laboratory, Uneven, gpt, why_not
 
 EXACT = 2e-6
 """Relative difference in loss that the order of additions may make in fp32."""
@@ -49,14 +50,17 @@ def test_it_follows_one_process(kind: type[Gpt], name: str, laboratory: Laborato
     assert row["numerics_max_rel_error"] <= EXACT
 
 
+@pytest.mark.parametrize(
+    "way", [{"tp": 2}, {"tp": 2, "sequence_parallel": True}, *[MORE[n] for n in MORE if "tp" in n]]
+)
+def test_biases_are_added_once(way: Settings, laboratory: Laboratory) -> None:
+    row = laboratory.follows(arranged(way), gpt(Biased, blocks=2))
+    assert row["numerics_max_rel_error"] <= EXACT
+
+
 EXAMPLE = Path(__file__).parents[1] / "example_model" / "mixer.py"
 OF_A_FILE: dict[str, Settings] = {
-    "ddp": {"data_parallel": "ddp"},
-    "zero1": {"data_parallel": "zero1"},
-    "zero1-torch": {"data_parallel": "zero1", "zero1_impl": "torch"},
-    "zero2": {"data_parallel": "zero2"},
-    "zero2-fsdp2": {"data_parallel": "zero2", "zero2_impl": "fsdp2"},
-    "zero3": {"data_parallel": "zero3"},
+    **DATA_PARALLEL,
     "zero3-checkpoint": {"data_parallel": "zero3", "activation_checkpoint": "full"},
     "selective": {"activation_checkpoint": "selective"},
     "tp": {"tp": 2},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness import workloads
 from harness.errors import InputError, StoreError
 from harness.workloads import create
 from harness.workloads.own import Own
@@ -112,10 +115,10 @@ def test_another_file_is_another_workload(tmp_path: Path) -> None:
     [
         ({"second": "nn.BatchNorm1d(4)"}, "b normalises over its micro-batch"),
         ({"second": "nn.Linear(5, 2)"}, "line 13 (return self.b(self.a(x))) raised RuntimeError"),
-        ({"batch": "(torch.rand(len(rows), 3), rows.long())"}, "two calls with one step and the same indices differ"),
+        ({"batch": "(torch.rand(len(rows), 3), rows.long())"}, "in step 0 two calls with the same indices differ"),
         ({"batch": "(rows[:, None] * rows.sum() * torch.ones(3), rows.long() % 2)"}, "when it is asked for alone"),
         ({"batch": "rows"}, "batch must return a mapping of tensors or (x, y), but returned Tensor"),
-        ({"batch": "(torch.ones(3), rows.long())"}, "must return [32, ...], but x is [3]"),
+        ({"batch": "(torch.ones(3), rows.long())"}, "must be [32, ...], but x is [3]"),
         ({"batch": "{'z': rows, 'y': rows}"}, "forward takes (x), of which a batch must hold the first ones by name"),
         ({"loss": "outputs.sum()"}, "loss must return (sum over all predictions, their number)"),
         ({"loss": "(outputs.sum(1), 2)"}, "loss must return the sum as a scalar, but its shape is [1]"),
@@ -171,6 +174,40 @@ def test_what_it_prints_is_not_mixed_with_results(tmp_path: Path, capsys: pytest
     make(tmp_path / "loud.py", "print('hello')\n" + SMALL.format(**GOOD), tmp_path / "cache")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "hello\n")
+
+
+def test_forward_may_call_its_argument_as_it_likes(tmp_path: Path) -> None:
+    text = SMALL.format(**GOOD).replace("def forward(self, x)", "def forward(self, x, y=None)")
+    assert make(tmp_path / "mine.py", text, tmp_path / "cache").inputs == ("x",)
+
+
+def test_a_constructor_may_compute(tmp_path: Path) -> None:
+    text = SMALL.format(**GOOD).replace(
+        "self.b =", "self.rates = [r.item() for r in torch.linspace(0, 1, 3)]; self.b ="
+    )
+    assert make(tmp_path / "mine.py", text, tmp_path / "cache").survey.flops == 2 * (2 * (3 * 4) + 3 * (4 * 2))
+
+
+def test_a_file_beside_the_harness_is_the_same_workload_whatever_was_imported_before(tmp_path: Path) -> None:
+    (tmp_path / "harness").symlink_to(Path(workloads.__file__).parents[1])
+    path = tmp_path / "mine.py"
+    path.write_text("import harness.workloads.cnn\n" + SMALL.format(**GOOD))
+    code = f"from harness.workloads import create; print(create('{path}', cache='{tmp_path}/cache').workload_id)"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", text + code], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        for text in ("", "import harness.workloads.cnn; ")
+    }
+    assert len(found) == 1
+
+
+def test_a_file_that_changes_under_a_sweep_is_not_trained(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    started = make(path, SMALL.format(**GOOD), tmp_path / "cache")
+    assert started.predictions is None
+    with pytest.raises(RuntimeError, match="has changed since the start"):
+        _ = replace(started, source_id="another").predictions  # as a rank that imports it later finds it
 
 
 def test_a_helper_beside_the_file_is_part_of_the_workload(tmp_path: Path) -> None:

@@ -253,11 +253,14 @@ def _imported(file: Path) -> tuple[ModuleType, str]:
     module = importlib.util.module_from_spec(spec)
     before = set(sys.modules)
     sys.modules[name] = module
+    usual, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written beside the user's file
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        sys.dont_write_bytecode = usual
     new = {other for other in set(sys.modules) - before - {name} if other.partition(".")[0] not in OURS}
     made = [getattr(sys.modules[other], "__file__", None) for other in new]
     beside = {Path(path) for path in made if path and file.parent in Path(path).parents and "site-packages" not in path}

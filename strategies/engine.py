@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -41,6 +41,11 @@ class Engine(ABC):
     @abstractmethod
     def finish_gradients(self) -> None:
         """Wait until every gradient is summed over the data-parallel ranks."""
+
+    @abstractmethod
+    def gradients_of(self, names: Set[str]) -> list[torch.Tensor]:
+        """This rank's pieces of the gradients of parameters by their first names, in the order of the names; each is
+        there between `finish_gradients` and `zero_gradients`, and may be changed in place."""
 
     @abstractmethod
     def norm(self) -> torch.Tensor:

@@ -12,6 +12,8 @@ class Split(enum.Enum):
 
     COLUMN = "column"
     """Output features: each rank computes its own share of the outputs."""
+    COLUMN_HEADS = "column_heads"
+    """Output features in units of whole key-value heads, each with the query heads that share it."""
     COLUMN_QKV = "column_qkv"
     """A fused query-key-value projection `[3 * heads * head_dim, width]`, divided by whole heads."""
     ROW = "row"
@@ -20,17 +22,21 @@ class Split(enum.Enum):
     """Input features in units of whole heads (the projection after attention)."""
     VOCAB = "vocab"
     """An embedding's rows, or the output projection's vocabulary."""
+    EXPERTS = "experts"
+    """Experts stacked in `gate_up_proj [experts, 2 * hidden, width]` and `down_proj [experts, width, hidden]`: of each
+    one a share of its hidden features."""
+    INPUT = "input"
+    """Not divided itself; the stream that goes into it, and on into its divided modules, is moved here, once for all
+    of them."""
+    WHOLE = "whole"
+    """Not divided, but what it sees or makes is a share of the features, such as a norm of each head."""
     SEQUENCE = "sequence"
     """Not divided; with sequence parallelism it sees only its rank's share of the sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What strategies may know of a model without building it.
-
-    A model that can be cut into pipeline stages has three attributes: `stem`, `blocks` (a ModuleDict) and `head`,
-    applied in this order; a cut model has None for a missing stem or head.
-    """
+    """What strategies may know of a model without building it."""
 
     parameters: int
     """Number of parameters, tied ones counted once."""
@@ -44,6 +50,13 @@ class ModelFacts:
     """Module name pattern (fnmatch) -> how its weight is divided; empty if tensor parallelism does not apply."""
     heads: int = 0
     """Attention heads."""
+    kv_heads: int = 0
+    """Heads of keys and values; 0 if there are as many as `heads`."""
+    counts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Module name pattern -> attributes in which a module counts heads or features of heads, of which a rank that has a
+    share of them must count its share."""
+    sequence_parallel: bool = False
+    """Whether what is not divided in the blocks can work on a share of the tokens."""
     head_dim: int = 0
     """Width of one attention head."""
     vocab_size: int = 0
@@ -52,10 +65,20 @@ class ModelFacts:
     """Features of the stream between blocks; 0 if the blocks do not share one shape."""
     hidden: int = 0
     """Features inside the feed-forward part of a block."""
-    sequential: bool = False
-    """Whether stem, blocks and head may be cut apart (see above)."""
+    stem: tuple[str, ...] = ()
+    """Names of the modules that run before the blocks, if the model may be cut into pipeline stages: each block takes
+    the stream as its first argument and returns it to the next, and what else has parameters runs after the last."""
+    stream: tuple[int, ...] = ()
+    """Shape of one sample's stream between blocks, if they stand in a row; its first dimension is the one that sequence
+    parallelism divides."""
+    outputs: tuple[int, ...] = ()
+    """Shape of what the model returns for one sample, if its blocks stand in a row."""
+    whole_because: str = ""
+    """Why it cannot be cut into stages, the second half of a sentence."""
     tied: bool = False
-    """Whether the first and the last part share a weight."""
+    """Whether parameters have several names."""
+    shared_blocks: bool = False
+    """Whether a block shares a parameter with another block, or with what is around the blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ rank owns one chunk of every bucket: it alone keeps that chunk's optimizer state
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,13 +39,20 @@ class Bucket:
         training: for the data-parallel group, number formats and the optimizer.
         weight_decay: AdamW's decay of these parameters.
         share: of the squared norm, see `Training.share`.
+        alone: the first name of the only parameter that it may hold; "" if it holds any.
         tag: even number that tells this bucket's communication apart.
     """
 
     def __init__(
-        self, parameters: list[nn.Parameter], training: Training, weight_decay: float, share: float, tag: int
+        self,
+        parameters: list[nn.Parameter],
+        training: Training,
+        weight_decay: float,
+        share: float,
+        alone: str,
+        tag: int,
     ) -> None:
-        self.parameters, self.share, self.tag = parameters, share, tag
+        self.parameters, self.share, self.alone, self.tag = parameters, share, alone, tag
         self.group = training.group("dp")
         world, rank = training.degree("dp"), training.coordinate("dp")
         self.offsets, end = [], 0
@@ -127,11 +134,14 @@ class FlatEngine(Engine):
         self._hook_forward()
 
     def _fill_buckets(self, limit: int) -> list[Bucket]:
-        open_buckets: dict[tuple[float, float], list[nn.Parameter]] = {}
-        full: list[tuple[tuple[float, float], list[nn.Parameter]]] = []
+        open_buckets: dict[tuple[float, float, str], list[nn.Parameter]] = {}
+        full: list[tuple[tuple[float, float, str], list[nn.Parameter]]] = []
         # Backward finishes parameters roughly in the reverse of their order in the model.
         for name, p in reversed(self.training.trained()):
-            key = (self.training.weight_decay(name), self.training.share(name, sharded=True))
+            whole = self.training.whole_name(name)
+            # What both ends of a pipeline hold is divided in the same way at both: alone in its bucket.
+            alone = whole if whole in self.training.copies else ""
+            key = (self.training.weight_decay(name), self.training.share(name, sharded=True), alone)
             members = open_buckets.setdefault(key, [])
             if members and sum(m.numel() for m in (*members, p)) * self.dtype.itemsize > limit:
                 full.append((key, open_buckets.pop(key)))
@@ -241,6 +251,13 @@ class FlatEngine(Engine):
             if index not in bucket.seen:
                 view.zero_()
         self._launch(bucket)
+
+    def gradients_of(self, names: Set[str]) -> list[torch.Tensor]:
+        return [
+            bucket.shard
+            for bucket in sorted(self.buckets, key=lambda b: b.alone)
+            if bucket.alone in names and bucket.shard is not None
+        ]
 
     # -- update
 

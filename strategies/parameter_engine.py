@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,7 +39,7 @@ class ParameterEngine(Engine):
     ) -> None:
         self.training = training
         named = training.trained()
-        self.parameters = [p for _, p in named]
+        self.names, self.parameters = [name for name, _ in named], [p for _, p in named]
         self.shares = [training.share(name, sharded=sharded) for name, _ in named]
         self.replicated = all(share == 1.0 / training.facts.world_size for share in self.shares)
         master = training.master_weights and not sharded
@@ -59,6 +60,11 @@ class ParameterEngine(Engine):
     def _gradients(self) -> list[tuple[torch.Tensor, float]]:
         pairs = zip(self.masters, self.shares, strict=True)
         return [(local(p.grad), share) for p, share in pairs if p.grad is not None and local(p.grad).numel()]
+
+    def gradients_of(self, names: Set[str]) -> list[torch.Tensor]:
+        pairs = zip(self.names, self.masters, strict=True)
+        gradients = {self.training.whole_name(name): p.grad for name, p in pairs}
+        return [local(grad) for name, grad in sorted(gradients.items()) if name in names and grad is not None]
 
     def norm(self) -> torch.Tensor:
         return global_norm(self._gradients(), self.training.device, reduce=not self.replicated)

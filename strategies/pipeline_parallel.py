@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
+import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
 from strategies.base import Slot, Strategy, UnsuitableError
 from strategies.facts import Facts
 from strategies.knob import Choice, Knob, Range, Setting, Settings
+from strategies.stages import cut
+from strategies.training import MESH_AXES
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from strategies.training import Batch, Training
 
 STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
@@ -48,10 +51,11 @@ class PipelineParallel(Strategy):
         pp, schedule, model = int(plan["pp"]), str(plan["pp_schedule"]), facts.model
         stages = pp * STAGES_PER_RANK[schedule]
         micro_batches = facts.global_batch_size // (int(plan["dp"]) * int(plan["micro_batch_size"]))
-        if not model.sequential:
-            return f"{facts.workload} is not a stem, a row of blocks and a head, so it cannot be cut into stages"
-        if model.tied:
-            return f"{facts.workload} ties the weights of its first and last stage, which lie on different ranks"
+        if not model.stem:
+            why = model.whole_because or "it is not a stem, a row of blocks and a head"
+            return f"{facts.workload} cannot be cut into stages: {why}"
+        if model.shared_blocks:
+            return f"{facts.workload} shares a weight between blocks, which would lie on different ranks"
         if len(model.blocks) < stages:
             return f"{stages} stages need at least {stages} blocks, but {facts.workload} has {len(model.blocks)}"
         if micro_batches < pp:
@@ -71,7 +75,7 @@ class PipelineParallel(Strategy):
         counts = balance(len(model.blocks), stages, model.block_flops, model.head_flops)
         bounds = [0, *itertools.accumulate(counts)]
         cuts = [
-            cut(whole, model.blocks[bounds[s] : bounds[s + 1]], first=s == 0, last=s == stages - 1)
+            cut(whole, model, model.blocks[bounds[s] : bounds[s + 1]], first=s == 0, last=s == stages - 1)
             for s in range(stages)
         ]
         for number, part in enumerate(cuts, start=1):
@@ -80,6 +84,20 @@ class PipelineParallel(Strategy):
                     f"nothing in stage {number} of {stages} is trained; use fewer stages, or freeze less"
                 )
         training.parts = cuts[rank::pp]
+        self._tie_ends(training, cuts[0], cuts[-1])
+
+    @staticmethod
+    def _tie_ends(training: Training, first: nn.Module, last: nn.Module) -> None:
+        """Where both ends hold a weight, each has a copy, and the sum of both gradients."""
+        held = [{training.whole_name(n) for n, p in end.named_parameters() if p.requires_grad} for end in (first, last)]
+        if not held[0] & held[1]:
+            return
+        training.copies = held[0] & held[1]
+        ranks = training.mesh.mesh.reshape([training.degree(axis) for axis in MESH_AXES])
+        for pair in ranks[[0, -1]].flatten(1).T.tolist():  # every rank makes every group, in one order
+            group = dist.new_group(pair)
+            if dist.get_rank() in pair:
+                training.ends = group
 
     def finish(self, training: Training) -> None:
         training.forward_backward = Pipeline(training).forward_backward
@@ -104,17 +122,6 @@ def balance(blocks: int, stages: int, block_cost: float, head_cost: float) -> li
     return counts
 
 
-def cut(whole: nn.Module, names: Sequence[str], *, first: bool, last: bool) -> nn.Module:
-    """A module like `whole` with only the named blocks, the stem if `first` and the head if `last`."""
-    part: Any = type(whole).__new__(type(whole))
-    nn.Module.__init__(part)
-    kept = {name.removeprefix("blocks.") for name in names}
-    part.stem = whole.stem if first else None
-    part.blocks = nn.ModuleDict({k: v for k, v in whole.blocks.items() if k in kept})  # type: ignore[operator, union-attr]
-    part.head = whole.head if last else None
-    return part  # type: ignore[no-any-return]
-
-
 class Pipeline:
     """Runs one step of a schedule over this rank's stages."""
 
@@ -126,7 +133,7 @@ class Pipeline:
         name = str(training.plan["pp_schedule"])
         count = pp * STAGES_PER_RANK[name]
         indices = range(rank, count, pp)
-        self.first, self.last = 0 in indices, count - 1 in indices
+        self.last = count - 1 in indices
         stages = [
             PipelineStage(part, index, count, training.device, group=training.group("pp"), **self._shapes(index, count))
             for part, index in zip(training.parts, indices, strict=True)
@@ -141,15 +148,13 @@ class Pipeline:
 
     def _shapes(self, index: int, count: int) -> dict[str, Any]:
         """What goes in and out of a stage, so that the first step need not run the model once more to find out."""
-        plan, facts = self.training.plan, self.training.facts
-        batch, length = int(plan["micro_batch_size"]), facts.seq_len
-        tokens = torch.empty(batch, length, dtype=torch.long, device="meta")
+        plan, model = self.training.plan, self.training.facts.model
+        batch, (length, *features) = int(plan["micro_batch_size"]), model.stream
         share = length // int(plan["tp"]) if plan.get("sequence_parallel") else length
-        stream = torch.empty(batch, share, facts.model.width, dtype=self.training.stream_dtype, device="meta")
-        logits = torch.empty(batch, length, facts.model.vocab_size, device="meta")
+        stream = torch.empty(batch, share, *features, dtype=self.training.stream_dtype, device="meta").requires_grad_()
         return {
-            "input_args": tokens if index == 0 else stream.requires_grad_(),
-            "output_args": logits if index == count - 1 else stream.requires_grad_(),
+            "input_args": () if index == 0 else stream,
+            "output_args": torch.empty(batch, *model.outputs, device="meta") if index == count - 1 else stream,
         }
 
     def _loss(self, outputs: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -162,7 +167,6 @@ class Pipeline:
     def forward_backward(self, batch: Batch) -> None:
         """All micro-batches of a step; the loss is known on the rank of the last stage only."""
         self.batch = batch
-        args = self.training.given(batch) if self.first else ()
         places = torch.arange(len(next(iter(batch.values())))) if self.last else None
-        self.schedule.step(*args, target=places, return_outputs=False)
+        self.schedule.step(**self.training.given(batch), target=places, return_outputs=False)
         self.batch = {}

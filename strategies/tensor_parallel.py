@@ -17,15 +17,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.func import functional_call
 
 from strategies.base import Slot, Strategy, UnsuitableError
-from strategies.collectives import all_gather, all_reduced, reduce_scatter
 from strategies.cross_entropy import Divided, divided_vocabulary
-from strategies.facts import Facts, Split
+from strategies.facts import Facts
 from strategies.knob import Choice, Knob, Range, Setting, Settings
+from strategies.movements import Enter, GatherSequence, KeepShare, Leave, ScatterSequence
+from strategies.training import holds
 
 if TYPE_CHECKING:
     from strategies.training import Batch, Training, Weighed
@@ -58,13 +58,14 @@ class TensorParallel(Strategy):
         tp, model = int(plan["tp"]), facts.model
         if not model.tensor_parallel:
             return f"{facts.workload} declares no layers that tensor parallelism could divide"
-        for count, what in ((model.heads, "attention heads"), (model.vocab_size, "vocabulary rows")):
+        heads = (model.kv_heads, "key-value heads") if model.kv_heads else (model.heads, "attention heads")
+        for count, what in (heads, (model.vocab_size, "vocabulary rows")):
             if count and count < tp:
                 return f"tp={tp} needs at least {tp} {what}, but {facts.workload} has {count}"
-        if plan["sequence_parallel"] and not model.width:
-            return f"{facts.workload} declares no stream that sequence_parallel could divide"
-        if plan["sequence_parallel"] and facts.seq_len % tp:
-            return f"sequence_parallel needs a sequence that tp divides, but got (seq_len={facts.seq_len}, tp={tp})"
+        if plan["sequence_parallel"] and not (model.sequence_parallel and model.stream):
+            return f"layers of {facts.workload} may need every token, so sequence_parallel cannot divide its stream"
+        if plan["sequence_parallel"] and model.stream[0] % tp:
+            return f"sequence_parallel needs a sequence that tp divides, but got (seq_len={model.stream[0]}, tp={tp})"
         return None
 
     def apply(self, training: Training) -> None:
@@ -84,21 +85,25 @@ class Divider:
         self.group = training.group("tp")
         self.world, self.rank = training.degree("tp"), training.coordinate("tp")
         self.sequence = bool(training.plan["sequence_parallel"])
+        self.entered: set[str] = set()
+        """Modules into which the stream is moved, for all that they hold."""
 
     def divide(self) -> None:
-        """Divide every module that the model's facts name, and the loss if the vocabulary is divided."""
+        """Divide every module that the model's facts name, and the loss if the vocabulary of the outputs is divided."""
         facts = self.training.facts.model
         for part in self.training.parts:
             for path, module in list(part.named_modules()):
+                if next(module.parameters(), None) is None:
+                    continue  # on another stage
                 for pattern, split in facts.tensor_parallel.items():
                     if fnmatch.fnmatchcase(path, pattern):
                         getattr(self, f"_{split.value}")(path, module)
-            stem = getattr(part, "stem", None)
-            if self.sequence and stem is not None:
-                stem.register_forward_hook(lambda module, inputs, x: _KeepShare.apply(x, self.group))
-        if Split.VOCAB in facts.tensor_parallel.values():
-            first = sum(shares(facts.vocab_size, self.world)[: self.rank])
-            self._divide_loss(Divided(first, facts.vocab_size, self.group))
+                for pattern, names in facts.counts.items():
+                    if fnmatch.fnmatchcase(path, pattern):
+                        for name in names:
+                            setattr(module, name, self._count(path, name, getattr(module, name)))
+            if self.sequence and holds(part, facts.blocks[0]):
+                self._on_stream(part.get_submodule(facts.blocks[0]), KeepShare)
 
     def _divide_loss(self, how: Divided) -> None:
         """The workload's own loss, of logits of which each rank has a share."""
@@ -112,50 +117,68 @@ class Divider:
 
     # -- one method for each Split
 
-    def _column(self, path: str, module: nn.Module) -> None:
-        self._cut(path, module, dim=0, units=self._rows(path), unit=1)
-        self._enter(module)
+    def _column(self, path: str, module: nn.Module, units: int | None = None, repeats: int = 1) -> None:
+        for name in ("weight", "bias"):
+            if getattr(module, name, None) is not None:
+                self._cut(path, module, name, dim=outputs(module, name), units=units, repeats=repeats)
+        if not isinstance(module, nn.Embedding) and not any(path.startswith(f"{above}.") for above in self.entered):
+            self._enter(module)
+
+    def _column_heads(self, path: str, module: nn.Module) -> None:
+        self._column(path, module, units=self._key_value_heads)
 
     def _column_qkv(self, path: str, module: nn.Module) -> None:
-        heads, dim = self.training.facts.model.heads, self.training.facts.model.head_dim
-        self._cut(path, module, dim=0, units=heads, unit=dim, repeats=3)
-        self._enter(module)
+        self._column(path, module, units=self.training.facts.model.heads, repeats=3)
 
-    def _row(self, path: str, module: nn.Module) -> None:
-        columns = self.training.full_shapes[f"{path}.weight"][1]
-        self._cut(path, module, dim=1, units=columns, unit=1)
+    def _row(self, path: str, module: nn.Module, units: int | None = None) -> None:
+        self._cut(path, module, "weight", dim=1 - outputs(module, "weight"), units=units)
         self._leave(module)
 
     def _row_heads(self, path: str, module: nn.Module) -> None:
-        facts = self.training.facts.model
-        self._cut(path, module, dim=1, units=facts.heads, unit=facts.head_dim)
-        self._leave(module)
+        self._row(path, module, units=self._key_value_heads)
 
     def _vocab(self, path: str, module: nn.Module) -> None:
+        rows = self.training.full_shapes[f"{path}.weight"][0]
+        counts = shares(rows, self.world)
+        first, count = sum(counts[: self.rank]), counts[self.rank]
         if not isinstance(module, nn.Embedding):
             self._column(path, module)
+            self._divide_loss(Divided(first, rows, self.group))
             return
-        vocab = self._rows(path)
-        self._cut(path, module, dim=0, units=vocab, unit=1)
-        counts = shares(vocab, self.world)
-        first, count = sum(counts[: self.rank]), counts[self.rank]
+        self._cut(path, module, "weight", dim=0)
+        if module.padding_idx is not None:
+            module.padding_idx = module.padding_idx - first if first <= module.padding_idx < first + count else None
+        inner = module.forward
 
         def look_up(tokens: torch.Tensor) -> torch.Tensor:
             elsewhere = (tokens < first) | (tokens >= first + count)
-            found = nn.functional.embedding((tokens - first).masked_fill(elsewhere, 0), module.weight)
-            return _Leave.apply(found.masked_fill(elsewhere.unsqueeze(-1), 0), self.group)  # type: ignore[no-any-return]
+            found = inner((tokens - first).masked_fill(elsewhere, 0))
+            return Leave.apply(found.masked_fill(elsewhere.unsqueeze(-1), 0), self.group)  # type: ignore[no-any-return]
 
         module.forward = look_up  # type: ignore[method-assign, assignment]
 
+    def _experts(self, path: str, module: nn.Module) -> None:
+        self._cut(path, module, "gate_up_proj", dim=1, repeats=2)
+        self._cut(path, module, "down_proj", dim=2)
+        # What goes in is the stream and the weights of the experts, which a router makes on every rank.
+        self._on_inputs(module, Enter, lambda value: value.requires_grad)
+        module.register_forward_hook(lambda module, inputs, output: Leave.apply(output, self.group))
+
+    def _input(self, path: str, module: nn.Module) -> None:
+        self.entered.add(path)
+        self._on_stream(module, GatherSequence if self.sequence else Enter)
+
     def _sequence(self, path: str, module: nn.Module) -> None:
-        if not self.sequence:
-            return
+        if self.sequence:
+            self._whole(path, module)
+
+    def _whole(self, path: str, module: nn.Module) -> None:
         inner = type(module).forward
 
-        # Each rank sees only its tokens, so the gradients of these small weights are partial sums.
+        # Each rank sees only its share, so the gradients of these small weights are partial sums.
         def forward(x: torch.Tensor) -> torch.Tensor:
             module.forward = inner.__get__(module)
-            weights = {name: _Enter.apply(p, self.group) for name, p in module.named_parameters()}
+            weights = {name: Enter.apply(p, self.group) for name, p in module.named_parameters()}
             try:
                 return functional_call(module, weights, (x,))  # type: ignore[no-any-return]
             finally:
@@ -163,24 +186,34 @@ class Divider:
 
         module.forward = forward
 
-    # -- helpers
+    # -- shares
 
-    def _rows(self, path: str) -> int:
-        return self.training.full_shapes[f"{path}.weight"][0]
+    @property
+    def _key_value_heads(self) -> int:
+        return self.training.facts.model.kv_heads or self.training.facts.model.heads
 
-    def _cut(self, path: str, module: nn.Module, *, dim: int, units: int, unit: int, repeats: int = 1) -> None:
-        """Replace a weight that is `repeats` times `units` units wide along `dim` by this rank's share, and the bias of
-        divided outputs likewise."""
-        counts = shares(units, self.world)
-        begin, length = sum(counts[: self.rank]) * unit, counts[self.rank] * unit
+    def _count(self, path: str, name: str, number: int) -> int:
+        """This rank's share of a number of heads, or of features of heads."""
+        if number % self._key_value_heads:
+            raise UnsuitableError(f"{path}.{name}={number} is no multiple of the {self._key_value_heads} heads")
+        return number // self._key_value_heads * shares(self._key_value_heads, self.world)[self.rank]
+
+    def _cut(
+        self, path: str, module: nn.Module, attribute: str, *, dim: int, units: int | None = None, repeats: int = 1
+    ) -> None:
+        """Replace a weight that is `repeats` times `units` units wide along `dim` by this rank's share."""
+        length = self.training.full_shapes[f"{path}.{attribute}"][dim] // repeats
+        units = units or length
+        if length % units:
+            raise UnsuitableError(f"{path} has {length} features, which its {units} heads do not divide")
+        counts, unit = shares(units, self.world), length // units
+        begin, kept = sum(counts[: self.rank]) * unit, counts[self.rank] * unit
 
         def cut(full: torch.Tensor) -> torch.Tensor:
-            pieces = [piece.narrow(dim, begin, length) for piece in full.chunk(repeats, dim)]
+            pieces = [piece.narrow(dim, begin, kept) for piece in full.chunk(repeats, dim)]
             return torch.cat(pieces, dim) if repeats > 1 else pieces[0]
 
-        self._put(f"{path}.weight", module.weight, cut)  # type: ignore[arg-type]
-        if dim == 0 and getattr(module, "bias", None) is not None:
-            self._put(f"{path}.bias", module.bias, cut)  # type: ignore[arg-type]
+        self._put(f"{path}.{attribute}", getattr(module, attribute), cut)
 
     def _put(self, name: str, whole: nn.Parameter, cut: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Let a parameter, under all of its names, be this rank's share of it."""
@@ -200,101 +233,50 @@ class Divider:
             if any(n == name for n, _ in part.named_parameters(remove_duplicate=False)):
                 setattr(part.get_submodule(owner), attribute, parameter)
 
+    # -- movements
+
     def _enter(self, module: nn.Module) -> None:
-        function: Any = _GatherSequence if self.sequence else _Enter
+        function: Any = GatherSequence if self.sequence else Enter
         module.register_forward_pre_hook(lambda module, inputs: (function.apply(inputs[0], self.group),))
 
+    def _on_stream(self, module: nn.Module, function: Any) -> None:
+        """Move the stream that goes into a module, however it is passed; whether or not it is trained, it has its width
+        and the dimensions that it has between blocks, which no mask or position has."""
+        model = self.training.facts.model
+        dims = 1 + (len(model.stream) or 2)
+        self._on_inputs(module, function, lambda value: value.ndim == dims and value.shape[-1] == model.width)
+
+    def _on_inputs(self, module: nn.Module, function: Any, chosen: Callable[[torch.Tensor], bool]) -> None:
+        def moved(value: Any) -> Any:
+            there = isinstance(value, torch.Tensor) and value.is_floating_point() and chosen(value)
+            return function.apply(value, self.group) if there else value
+
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs: (tuple(map(moved, args)), {k: moved(v) for k, v in kwargs.items()}),
+            with_kwargs=True,
+        )
+
     def _leave(self, module: nn.Module) -> None:
-        function: Any = _ScatterSequence if self.sequence else _Leave
+        function: Any = ScatterSequence if self.sequence else Leave
         if getattr(module, "bias", None) is None:
             module.register_forward_hook(lambda module, inputs, output: function.apply(output, self.group))
             return
-        if type(module) is not nn.Linear:
+        transposed = outputs(module, "weight") == 1
+        if type(module) is not nn.Linear and not transposed:
             raise UnsuitableError(f"a {type(module).__name__} with a bias cannot be divided by its inputs")
 
         # Added once, to the sum over the ranks; of divided tokens each rank has a partial sum of its gradient.
         def forward(x: torch.Tensor) -> torch.Tensor:
-            out = function.apply(nn.functional.linear(x, module.weight), self.group)
-            bias = _Enter.apply(module.bias, self.group) if self.sequence else module.bias
+            weight: Any = module.weight
+            out = function.apply(nn.functional.linear(x, weight.T if transposed else weight), self.group)
+            bias = Enter.apply(module.bias, self.group) if self.sequence else module.bias
             return out + bias.to(out.dtype)  # type: ignore[no-any-return]
 
-        module.forward = forward  # type: ignore[method-assign, assignment]
+        module.forward = forward
 
 
-class _Enter(torch.autograd.Function):
-    """Copy forward, all-reduce backward (Megatron's f)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.group = group
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return all_reduced(grad.contiguous(), ctx.group), None
-
-
-class _Leave(torch.autograd.Function):
-    """All-reduce forward, copy backward (Megatron's g)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        return all_reduced(x.contiguous(), group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grad, None
-
-
-def _gather(x_BLD: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    world, rank = dist.get_world_size(group), dist.get_rank(group)
-    whole = x_BLD.new_empty(world, *x_BLD.shape)
-    whole[rank].copy_(x_BLD)
-    all_gather(whole.view(-1), group).wait()
-    return whole.transpose(0, 1).flatten(1, 2)
-
-
-def _scatter_sum(x_BLD: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    world = dist.get_world_size(group)
-    batch, length, width = x_BLD.shape
-    by_rank = x_BLD.view(batch, world, length // world, width).transpose(0, 1).contiguous()
-    return reduce_scatter(by_rank.view(-1), group).wait().view(batch, length // world, width)
-
-
-class _GatherSequence(torch.autograd.Function):
-    """Gather the sequence forward, reduce-scatter it backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.group = group
-        return _gather(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _scatter_sum(grad.contiguous(), ctx.group), None
-
-
-class _ScatterSequence(torch.autograd.Function):
-    """Reduce-scatter the sequence forward, gather it backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.group = group
-        return _scatter_sum(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _gather(grad.contiguous(), ctx.group), None
-
-
-class _KeepShare(torch.autograd.Function):
-    """Keep this rank's share of the sequence forward, gather backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.group = group
-        return x.chunk(dist.get_world_size(group), dim=1)[dist.get_rank(group)].clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _gather(grad.contiguous(), ctx.group), None
+def outputs(module: nn.Module, name: str) -> int:
+    """The dimension of a module's weight or bias that counts outputs: the last one of embeddings, and of layers that
+    keep their weight transposed, as GPT-2's Conv1D."""
+    last = isinstance(module, nn.Embedding) or type(module).__name__ == "Conv1D"
+    return 1 if name == "weight" and last else 0

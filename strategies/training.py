@@ -85,10 +85,17 @@ class Training:
         self._expected = facts.global_batch_size * (predictions or facts.seq_len)
         self.parts: list[nn.Module] = [model]
         """The parts of the model this rank holds, in order; one unless a pipeline gives it several stages."""
-        self.full_shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+        named = list(model.named_parameters(remove_duplicate=False))
+        self.full_shapes = {name: tuple(p.shape) for name, p in named}
         """Parameter name -> shape in the undivided model."""
+        first: dict[nn.Parameter, str] = {}
+        self._whole_names = {name: first.setdefault(p, name) for name, p in named}
         self.slices: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
         """Parameter name -> how to cut this rank's share out of the full tensor, where it is divided."""
+        self.copies: set[str] = set()
+        """Parameters that both ends of a pipeline hold: each has a copy, and the sum of both gradients."""
+        self.ends: dist.ProcessGroup | None = None
+        """The ranks that hold them."""
         self.stream_dtype = torch.float32
         """Number format of the activations between blocks."""
         self.param_dtype = torch.float32
@@ -139,9 +146,9 @@ class Training:
         share = self.facts.global_batch_size // self.degree("dp")
         return range(self.coordinate("dp") * share, (self.coordinate("dp") + 1) * share)
 
-    def given(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        """What the model is called with."""
-        return tuple(batch[name] for name in self.inputs)
+    def given(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the model is called with, in order."""
+        return {name: batch[name] for name in self.inputs}
 
     def micro_batch(self, batch: Batch, number: int) -> Batch:
         """One of the micro-batches of this rank's samples."""
@@ -163,13 +170,13 @@ class Training:
         for i in range(self.accumulation):
             some = self.micro_batch(batch, i)
             with self.engine.micro_batch(last=i == self.accumulation - 1):
-                self.micro_loss(self.parts[0](*self.given(some)), some).backward()
+                self.micro_loss(self.parts[0](*self.given(some).values()), some).backward()
 
     # -- parameters
 
     def units(self, part: nn.Module) -> list[tuple[str, nn.Module]]:
         """The modules that are sharded, prefetched and compiled one by one: (name, block), in forward order."""
-        return [(name, part.get_submodule(name)) for name in self.facts.model.blocks if has_submodule(part, name)]
+        return [(name, part.get_submodule(name)) for name in self.facts.model.blocks if holds(part, name)]
 
     def materialise(self, module: nn.Module, prefix: str = "") -> None:
         """Give the meta parameters of `module` their initial values, on the device, in `param_dtype`, divided.
@@ -193,10 +200,14 @@ class Training:
                     owner._buffers[name] = buffer.to(self.device)
 
     def _initialised(self, name: str, meta: nn.Parameter) -> nn.Parameter:
-        full = self.initial(name, self.full_shapes[name], self.device)
+        full = self.initial(self.whole_name(name), self.full_shapes[name], self.device)
         cut = self.slices.get(name, lambda tensor: tensor)
         value = cut(full).to(self.param_dtype).clone(memory_format=torch.contiguous_format)
         return nn.Parameter(value, requires_grad=meta.requires_grad)
+
+    def whole_name(self, name: str) -> str:
+        """The first of a parameter's names in the undivided model."""
+        return self._whole_names[clean(name)]
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """(name in the undivided model, parameter) of every parameter this rank holds."""
@@ -217,7 +228,7 @@ class Training:
             name: the parameter.
             sharded: whether each data-parallel rank holds another piece of the gradient.
         """
-        replicas = 1 if sharded else self.degree("dp")
+        replicas = (1 if sharded else self.degree("dp")) * (1 + (self.whole_name(name) in self.copies))
         return 1.0 / (replicas * (1 if name in self.slices else self.degree("tp")))
 
     def _fused_adamw(self, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
@@ -237,6 +248,7 @@ class Training:
         self.tally.clear()
         self.forward_backward(batch)
         self.engine.finish_gradients()
+        self._add_copies()
         counted = self._counted()
         grad_norm = self.update(counted)
         loss = self.tally.loss
@@ -250,6 +262,11 @@ class Training:
         if self.facts.world_size > 1:
             dist.all_reduce(weight)
         return weight / self._expected
+
+    def _add_copies(self) -> None:
+        if self.ends is not None:
+            for gradient in self.engine.gradients_of(self.copies):
+                dist.all_reduce(gradient, group=self.ends)
 
     def update(self, counted: torch.Tensor | None = None) -> torch.Tensor:
         """Clip the gradients, update the parameters; the norm of the gradient before clipping.
@@ -344,8 +361,8 @@ class LossScale:
         return 1 - finite
 
 
-def has_submodule(module: nn.Module, name: str) -> bool:
-    """Whether a dotted name leads to a submodule."""
+def holds(part: nn.Module, name: str) -> bool:
+    """Whether a part of a model has parameters of the submodule with a dotted name."""
     with contextlib.suppress(AttributeError):
-        return isinstance(module.get_submodule(name), nn.Module)
+        return next(part.get_submodule(name).parameters(), None) is not None
     return False

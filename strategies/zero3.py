@@ -86,8 +86,8 @@ class Zero3(Strategy):
 
 def check_fsdp2(plan: Settings, facts: Facts) -> str | None:
     """Why FSDP2 cannot run a plan, in one sentence, or None."""
-    if facts.model.tied and not facts.model.sequential:
-        return f"FSDP2 needs tied weights in one unit, but {facts.workload} has no separate stem and head"
+    if facts.model.shared_blocks:
+        return f"FSDP2 needs shared weights in one unit, but {facts.workload} shares one between blocks"
     return None
 
 

@@ -72,6 +72,8 @@ def _facts(workload: Workload) -> Iterator[Line]:
     if isinstance(workload, Own):
         found = workload.survey
         yield Line("derived", "dropout", f"set to 0 in {', '.join(found.dropout)}" if found.dropout else "none")
+        stages = f"after {', '.join(found.row.stem)}" if found.row.stem else f"none: {found.row.against}"
+        yield Line("derived", "stages", stages)
         yield Line("derived", "without use", f"{', '.join(found.unused)}: frozen" if found.unused else "none")
     yield Line("derived", "FLOPs", f"{workload.flops_per_step():.3g} a step of {workload.global_batch_size} samples")
 
@@ -89,7 +91,7 @@ def _additive(experiment: Experiment, workload: Workload) -> None:
     @torch.no_grad()
     def loss(indices: np.ndarray) -> tuple[float, float]:
         batch = workload.samples(0, indices)
-        total, number = workload.loss(model(*training.given(batch)), batch)
+        total, number = workload.loss(model(*training.given(batch).values()), batch)
         return float(total), float(number)
 
     each = [loss(np.array([index])) for index in range(count)]

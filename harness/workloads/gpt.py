@@ -109,7 +109,7 @@ class Head(nn.Module):
 
 
 class GptModel(nn.Module):
-    """stem, blocks, head. A pipeline stage is this with some parts missing."""
+    """stem, blocks, head."""
 
     def __init__(self, config: Gpt) -> None:
         super().__init__()
@@ -118,16 +118,15 @@ class GptModel(nn.Module):
         head = Head(config.vocab_size, config.width)
         if config.tied:
             head.logits.weight = stem.tokens.weight
-        self.stem: nn.Module | None = stem
-        self.head: nn.Module | None = head
+        self.stem, self.head = stem, head
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens `[B, L]` (or the stream `[B, L, D]` on a later stage) to logits `[B, L, V]` (or the stream)."""
-        if self.stem is not None:
-            x = self.stem(x)
+    def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        """Tokens to logits `[B, L, V]`."""
+        x_BLD = self.stem(tokens_BL)
         for block in self.blocks.values():
-            x = block(x)
-        return x if self.head is None else self.head(x)
+            x_BLD = block(x_BLD)
+        logits_BLV: torch.Tensor = self.head(x_BLD)
+        return logits_BLV
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +195,10 @@ class Gpt(Workload):
             vocab_size=self.vocab_size,
             width=self.width,
             hidden=4 * self.width,
-            sequential=True,
+            sequence_parallel=True,
+            stem=("stem",),
+            stream=(self.seq, self.width),
+            outputs=(self.seq, self.vocab_size),
             tied=self.tied,
         )
 

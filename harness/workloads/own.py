@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import surveying, whole
+from harness.workloads import hollow, surveying, whole
 from harness.workloads.workload import Workload
 from strategies.facts import ModelFacts, Split
 from strategies.optimizer import OptimizerConfig
@@ -140,8 +140,14 @@ class Own(Workload):
             parameters=found.parameters,
             blocks=found.blocks,
             block_flops=found.block_flops or 1.0,
+            head_flops=found.head_flops,
             tensor_parallel=self.asked.tensor_parallel,
+            stem=found.row.stem,
+            stream=found.row.stream,
+            outputs=found.row.outputs,
+            whole_because=found.row.against,
             tied=found.tied,
+            shared_blocks=found.shared_blocks,
         )
 
     def build(self) -> nn.Module:
@@ -195,9 +201,7 @@ def create(file: Path, function: str, *, cache: Path, global_batch_size: int | N
     by_name = guarded("its batch", lambda: isinstance(asked.batch(0, np.arange(1)), Mapping))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        inputs, survey = guarded(
-            "its model", lambda: surveying.look(asked.model, asked.loss, batch, asked.blocks, by_name)
-        )
+        inputs, survey = guarded("its model", lambda: _look(asked, batch, by_name))
     return Own(
         name=file.stem if function == "workload" else f"{file.stem}-{function}",
         seed=seed,
@@ -211,6 +215,14 @@ def create(file: Path, function: str, *, cache: Path, global_batch_size: int | N
         inputs=inputs,
         survey=survey,
     )
+
+
+def _look(asked: TorchWorkload, batch: Batch, by_name: bool) -> tuple[tuple[str, ...], surveying.Survey]:
+    """What the model is called with, and what was found of it."""
+    with hollow.parameters():
+        model = asked.model()
+    inputs = surveying.inputs_of(model, batch) if by_name else tuple(batch)[:1]
+    return inputs, surveying.look(model, inputs, asked.loss, batch, asked.blocks)
 
 
 class Guard:

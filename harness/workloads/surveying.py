@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.errors import InputError
-from harness.workloads import hollow
+from harness.workloads import staging
+from harness.workloads.staging import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,36 +37,40 @@ class Survey:
     """Of one sample, forward and backward."""
     block_flops: float
     """Of the forward pass of the first block for one sample; 0 without blocks."""
+    head_flops: float
+    """Of what follows the blocks, where they stand in a row; else 0."""
+    shared_blocks: bool
+    """Whether a block shares a parameter with another, or with what is around the blocks."""
+    row: Row
+    """How it can be cut into stages."""
 
 
 def look(
-    make: Callable[[], nn.Module],
+    model: nn.Module,
+    inputs: Sequence[str],
     loss: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor | float]],
     batch: Mapping[str, torch.Tensor],
     pattern: str | None,
-    by_name: bool,
-) -> tuple[tuple[str, ...], Survey]:
-    """Names of what the model is called with, and what one pass over one sample tells.
+) -> Survey:
+    """What one pass over one sample tells.
 
     Args:
-        make: makes the model.
+        model: without content; not to be used again.
+        inputs: names of what it is called with.
         loss: (outputs, batch) -> (sum, number).
         batch: some samples.
         pattern: of the names of the blocks; None: they are looked for.
-        by_name: whether forward's arguments are found in the batch by name; else it is called with the first tensor.
 
     Raises:
         InputError: the model cannot be trained so that plans can be compared, or something returns a wrong type.
     """
-    with hollow.parameters():
-        model = make().train()
+    model.train()
     batch_norm = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if batch_norm:
         raise InputError(
             f"{batch_norm[0]} normalises over its micro-batch, so that plans with other micro-batches train something "
             "else; use GroupNorm or LayerNorm"
         )
-    inputs = _inputs(model, batch) if by_name else tuple(batch)[:1]
     blocks = _matching(model, pattern) if pattern else _lists(model)
     dropout = without_dropout(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
@@ -83,17 +88,21 @@ def look(
             if found[0].ndim:
                 raise InputError(f"loss must return the sum as a scalar, but its shape is {list(found[0].shape)}")
             found[0].backward()
-    root = type(model).__name__
-    by_block = [sum(forward.get(f"{root}.{name}", {}).values()) for name in blocks[:1]]
-    named = list(model.named_parameters())
-    return inputs, Survey(
+        named = list(model.named_parameters())
+        unused = tuple(name for name, p in named if p.requires_grad and p.grad is None)
+        row = staging.find(model, [one[name] for name in inputs], blocks, unused)
+    by_module = {name.partition(".")[2]: float(sum(counts.values())) for name, counts in forward.items()}
+    return Survey(
         parameters=sum(p.numel() for _, p in named),
         tied=len(named) < len(list(model.named_parameters(remove_duplicate=False))),
         blocks=blocks,
-        unused=tuple(name for name, p in named if p.requires_grad and p.grad is None),
+        unused=unused,
         dropout=dropout,
         flops=float(counter.get_total_flops()),
-        block_flops=float(sum(by_block)),
+        block_flops=by_module.get(blocks[0], 0.0) if blocks else 0.0,
+        head_flops=by_module[""] - sum(by_module.get(n, 0.0) for n in (*row.stem, *blocks)) if row.stem else 0.0,
+        shared_blocks=staging.shared(model, blocks),
+        row=row,
     )
 
 
@@ -155,8 +164,12 @@ def _without_content(model: nn.Module) -> None:
                 module._parameters[name] = fake
 
 
-def _inputs(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """The first arguments of forward that the batch has."""
+def inputs_of(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """The first arguments of forward that the batch has.
+
+    Raises:
+        InputError: it lacks the first one, or has one without those before it.
+    """
     parameters = list(inspect.signature(model.forward).parameters)
     first = [name for at, name in enumerate(parameters) if all(p in batch for p in parameters[: at + 1])]
     left = [name for name in parameters if name in batch and name not in first]

@@ -66,6 +66,11 @@ OF_A_FILE: dict[str, Settings] = {
     "tp": {"tp": 2},
     "zero3-tp": {"data_parallel": "zero3", "tp": 2},
     "zero1-tp-checkpoint": {"data_parallel": "zero1", "tp": 2, "activation_checkpoint": "full"},
+    "pp": {"pp": 2},
+    "interleaved-checkpoint": {"pp": 2, "pp_schedule": "interleaved", "activation_checkpoint": "full"},
+    "zero3-pp": {"data_parallel": "zero3", "pp": 2, "pp_schedule": "gpipe"},
+    "zero1-pp": {"data_parallel": "zero1", "pp": 2},
+    "tp-pp": {"tp": 2, "pp": 2},
 }
 
 
@@ -86,8 +91,9 @@ def test_a_file_of_the_users_own_follows_one_process(name: str, own: Workload, l
 
 def test_a_file_of_the_users_own_is_refused_where_it_says_too_little(own: Workload) -> None:
     refusal = why_not({"tp": 2, "sequence_parallel": True}, own)
-    assert refusal == "mixer declares no stream that sequence_parallel could divide"
-    assert why_not({"pp": 2}, own) == "mixer is not a stem, a row of blocks and a head, so it cannot be cut into stages"
+    assert refusal == "layers of mixer may need every token, so sequence_parallel cannot divide its stream"
+    quantised = why_not({"quantization": "int8"}, own)
+    assert quantised == "mixer has no blocks of linear layers whose products could be in int8"
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero1", "zero2", "zero3"])

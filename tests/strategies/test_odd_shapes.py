@@ -53,8 +53,22 @@ def test_tied_weights_under_tensor_parallelism(more: Settings, laboratory: Labor
     assert row["numerics"] == "pass"
 
 
-def test_tied_weights_cannot_lie_on_two_stages() -> None:
-    assert "ties the weights" in str(why_not({"pp": 2, "micro_batch_size": 1}, gpt(tied=True)))
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"pp_schedule": "interleaved"},
+        {"pp": 4, "pp_schedule": "gpipe"},
+        {"tp": 2},
+        {"tp": 2, "sequence_parallel": True},
+        *[{"dp": 2, **kind} for kind in DATA_PARALLEL.values()],
+        {"dp": 2, "data_parallel": "zero3", "pp_schedule": "interleaved"},
+        {"dp": 2, "data_parallel": "zero2", "precision": "bf16_params"},
+    ],
+)
+def test_a_weight_at_both_ends_of_a_pipeline_gets_the_gradients_of_both(more: Settings, laboratory: Laboratory) -> None:
+    row = laboratory.follows({"pp": 2, "micro_batch_size": 1, **more}, gpt(tied=True, vocab=67))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DATA_PARALLEL if kind not in ("ddp", "zero1-torch")])

@@ -113,7 +113,7 @@ def test_parameters_and_flops_are_those_of_the_model(channels: int) -> None:
 
 def test_facts_say_that_it_has_no_blocks_to_cut_or_split() -> None:
     facts = TINY.facts()
-    assert (facts.blocks, facts.sequential, dict(facts.tensor_parallel), TINY.tokens_per_step) == ((), False, {}, 16)
+    assert (facts.blocks, facts.stem, dict(facts.tensor_parallel), TINY.tokens_per_step) == ((), (), {}, 16)
 
 
 def test_the_metric_is_the_share_of_right_answers() -> None:

@@ -149,6 +149,7 @@ def test_no_piece_of_a_text_is_too_long_and_nothing_is_lost(text: str, most: int
 MEASURED = """
 import sys, tracemalloc
 from pathlib import Path
+import pyarrow.parquet
 from harness.workloads.rows import read
 tracemalloc.start()
 count = sum(1 for _ in read(Path(sys.argv[1]), ["text"]))
@@ -168,7 +169,7 @@ def test_a_file_may_be_larger_than_the_memory(tmp_path: Path, suffix: str) -> No
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     peak, count = map(int, run.stdout.split())
     assert count >= 16_000_000 // PIECE_BYTES
-    assert peak < 8e6 < 16e6  # half the file; most of it are the imports
+    assert peak < 4e6  # a quarter of the file
 
 
 # -- what is refused

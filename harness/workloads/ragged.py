@@ -122,8 +122,8 @@ class Ragged:
     ) -> None:
         """Write the examples of all rows, whole or not at all; a store that is already there is kept.
 
-        What a process did until it was killed is not done again: its rows are read, but not encoded. Of several processes
-        that store the same, one does, and the others wait for it.
+        What a process did until it was killed is not done again: its rows are read, but not encoded. Of several
+        processes that store the same, one does, and the others wait for it.
 
         Args:
             rows: begins to read the rows; the same ones in the same order whenever it is called.
@@ -188,7 +188,7 @@ class _Writer:
     def __init__(self, partial: Path, store: Ragged) -> None:
         self._partial, self._store = partial, store
         found = _read_journal(partial, store._names())
-        self.rows, written = found or (0, {name: (0, 0) for name in store._names()})
+        self.rows, written = found or (0, dict.fromkeys(store._names(), (0, 0)))
         with whole.writing(partial):
             if not all(_holds(partial / name, *written[name]) for name in written):
                 # The machine went down before what the journal says was on the disk.
@@ -269,7 +269,7 @@ def _int32(lists: Sequence[npt.NDArray[Any]], column: str, where: str) -> Intege
     for one in filled:
         if one.ndim != 1 or one.dtype.kind not in "iub":
             raise InputError(
-                f"{column} must be a list of integers of 32 bits, but {where} one has (shape={one.shape}, dtype={one.dtype})"
+                f"{column} must be a list of 32-bit integers, but {where} one has (shape={one.shape}, dtype={one.dtype})"
             )
     values = np.concatenate(filled)
     low, high = values.min(), values.max()

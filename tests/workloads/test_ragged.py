@@ -228,9 +228,9 @@ def test_nothing_to_train_on_is_refused_and_leaves_nothing(tmp_path: Path) -> No
         ),
         ([-(2**31) - 1], "it goes from -2147483649 to 1"),
         ([2**64 - 1], "it goes from 1"),
-        ([2**70], "ids must be a list of 32-bit integers, but between line 1 of x and line 2 of x one has"),
-        ([1.5], "one has (shape=(1,), dtype=float64)"),
-        ([[1]], "one has (shape=(1, 1), dtype=int64)"),
+        ([2**70], "ids must be a list of 32-bit integers, but between line 1 of x and line 2 of x is one of"),
+        ([1.5], "is one of (shape=(1,), dtype=float64)"),
+        ([[1]], "is one of (shape=(1, 1), dtype=int64)"),
         (["a"], "must be a list of 32-bit integers"),
     ],
 )

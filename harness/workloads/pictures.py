@@ -153,9 +153,9 @@ def load(source: Path | None, *, cache: Path, size: int) -> Pictures:
     """Read and check pictures. Nothing is written: call `store` on the result before ranks start.
 
     Args:
-        source: a folder with the two files of MNIST's format (https://yann.lecun.org/exdb/mnist: train-images-idx3-ubyte and
-            train-labels-idx1-ubyte, or ending in .gz), or with a sub-folder for each class, classes sorted by name;
-            None for scikit-learn's digits.
+        source: a folder with the two files of MNIST's format (https://yann.lecun.org/exdb/mnist), called
+            train-images-idx3-ubyte and train-labels-idx1-ubyte, or the same with .gz; or with a sub-folder for each
+            class, classes sorted by name; None for scikit-learn's digits.
         cache: folder in which `store` will keep the arrays.
         size: height and width in pixels to which pictures of a folder are brought, whatever their proportions; others
             keep their own size.
@@ -290,7 +290,8 @@ def _folder(folder: Path, cache: Path, size: int) -> Pictures:
     classes = {name: files for name, files in classes.items() if files}
     if not classes:
         raise InputError(
-            f"{folder} has no pictures: it must have a sub-folder for each class, with files ending in {', '.join(SUFFIXES)}"
+            f"{folder} has no pictures: it must have a sub-folder for each class, "
+            f"with files ending in {', '.join(SUFFIXES)}"
         )
     if classes.keys() <= _SPLITS:
         raise InputError(
@@ -341,7 +342,8 @@ def _resized(path: Path, size: int, channels: int) -> Pixels:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image: Image.Image = opened
             if image.mode.startswith("I"):  # 16 bits, which a conversion would cut rather than scale
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
             converted = image.convert("L" if channels == 1 else "RGB")

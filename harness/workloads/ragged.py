@@ -269,7 +269,8 @@ def _int32(lists: Sequence[npt.NDArray[Any]], column: str, where: str) -> Intege
     for one in filled:
         if one.ndim != 1 or one.dtype.kind not in "iub":
             raise InputError(
-                f"{column} must be a list of 32-bit integers, but {where} is one of (shape={one.shape}, dtype={one.dtype})"
+                f"{column} must be a list of 32-bit integers, but {where} is one of "
+                f"(shape={one.shape}, dtype={one.dtype})"
             )
     values = np.concatenate(filled)
     low, high = values.min(), values.max()

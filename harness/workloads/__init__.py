@@ -154,7 +154,7 @@ def _cnn(request: Request) -> Workload:
 
 def _own(request: Request, *, file: str, function: str) -> Workload:
     from harness.workloads import own
-    from harness.workloads.corpus import existing
+    from harness.workloads.rows import existing
 
     request.refuse("data", "tokenizer", "seq_len")
     return own.create(

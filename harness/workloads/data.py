@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from harness.errors import InputError
 from harness.workloads import whole
-from harness.workloads.corpus import existing, read_corpus, standard_library
+from harness.workloads.corpus import read_corpus, standard_library
+from harness.workloads.rows import existing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -121,6 +121,8 @@ class Divider:
         for name in ("weight", "bias"):
             if getattr(module, name, None) is not None:
                 self._cut(path, module, name, dim=outputs(module, name), units=units, repeats=repeats)
+        if type(module).__name__ == "Conv1D":
+            module.nf = module.weight.shape[1]  # type: ignore[assignment, index]
         if not isinstance(module, nn.Embedding) and not any(path.startswith(f"{above}.") for above in self.entered):
             self._enter(module)
 

@@ -45,7 +45,7 @@ class Request:
     seed: int
     """Seed of the initial weights and of the order of the data."""
 
-    def parsed(self, **types: type[int] | type[bool]) -> dict[str, Any]:
+    def parsed(self, **types: type[int] | type[bool] | type[str]) -> dict[str, Any]:
         """The given fields as values of these types; integers are at least 1.
 
         Raises:
@@ -90,8 +90,15 @@ def create(
     """
     name, colon, rest = text.partition(":")
     own = re.fullmatch(r"(.+\.py)(?::(\w+))?", text)
-    factory = partial(_own, file=own[1], function=own[2] or "workload") if own else _factory(name)
-    fields = _fields(rest) if colon and not own else {}
+    hf = re.fullmatch(r"hf:(.+?)((?:,\w+=[^,]*)*)", text)
+    factory: Factory
+    if own:
+        factory, colon = partial(_own, file=own[1], function=own[2] or "workload"), ""
+    elif hf:
+        factory, rest, colon = partial(_hf, path=hf[1]), hf[2].removeprefix(","), hf[2]
+    else:
+        factory = _factory(name)
+    fields = _fields(rest) if colon else {}
     for option, value in (("global batch", global_batch_size), ("sequence length", seq_len)):
         if value is not None and value < 1:
             raise InputError(f"the {option} must be at least 1, but got {value}")
@@ -166,6 +173,12 @@ def _own(request: Request, *, file: str, function: str) -> Workload:
     )
 
 
+def _hf(request: Request, *, path: str) -> Workload:
+    from harness.workloads import hf
+
+    return hf.create(path, request.fields, request)
+
+
 FAMILIES: dict[str, Factory] = {
     "gpt": _gpt,  # short for gpt-nano, to be given fields
     "gpt-nano": _gpt,
@@ -214,7 +227,9 @@ def _fields(text: str) -> dict[str, str]:
     return fields
 
 
-def _value(name: str, text: str, type_: type[int] | type[bool]) -> int | bool:
+def _value(name: str, text: str, type_: type[int] | type[bool] | type[str]) -> int | bool | str:
+    if type_ is str:
+        return text
     if type_ is bool:
         if text.lower() not in ("true", "false"):
             raise InputError(f"{name} must be true or false, but got {text!r}")

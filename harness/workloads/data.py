@@ -105,7 +105,7 @@ def load(
     Raises:
         InputError: the source or the tokenizer is missing, unreadable, of another kind, or too short.
     """
-    codec = None if tokenizer is None else _load_tokenizer(existing(tokenizer, "tokenizer file"))
+    codec = None if tokenizer is None else load_tokenizer(existing(tokenizer, "tokenizer file"))
     path = None if source is None else existing(source, "data")
     if path is not None and path.is_file() and path.suffix.lower() == ".npy":
         tokens, vocab_size = _read_array(path, codec)
@@ -134,7 +134,7 @@ def _encode(corpus: Corpus, codec: Tokenizer | None) -> tuple[Tokens, int]:
     if codec is None:
         return np.frombuffer(b"\n".join(corpus.documents), np.uint8), 256
     ends = [b"\n"] * (len(corpus.documents) - 1) + [b""]
-    vocab_size = _vocab_size(codec)
+    vocab_size = vocab_size_of(codec)
     parts: list[Tokens] = []
     try:
         for at in range(0, len(ends), _BATCH):
@@ -163,14 +163,14 @@ def _read_array(path: Path, codec: Tokenizer | None) -> tuple[Tokens, int]:
     if array.size == 0:
         raise InputError(f"{path} is empty: it has no tokens to train on")
     low, high = int(array.min()), int(array.max())
-    vocab_size = high + 1 if codec is None else _vocab_size(codec)
+    vocab_size = high + 1 if codec is None else vocab_size_of(codec)
     if low < 0 or high >= min(vocab_size, 2**31):
         limit = min(vocab_size, 2**31)
         raise InputError(f"0 <= token < {limit} must hold, but {path} has tokens from {low} to {high}")
     return np.ascontiguousarray(array, _compact(vocab_size)), vocab_size
 
 
-def _load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path) -> Tokenizer:
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -187,7 +187,7 @@ def _load_tokenizer(path: Path) -> Tokenizer:
     return codec
 
 
-def _vocab_size(codec: Tokenizer) -> int:
+def vocab_size_of(codec: Tokenizer) -> int:
     # Not the number of entries: ids may have gaps, and a model needs a row for the largest one.
     return max(codec.get_vocab().values(), default=-1) + 1
 

@@ -50,9 +50,7 @@ TASKS = {
     "seq2seq": Task(
         "ForConditionalGeneration", "AutoModelForSeq2SeqLM", ("input_ids", "attention_mask", "decoder_input_ids"), 32
     ),
-    "image-classification": Task(
-        "ForImageClassification", "AutoModelForImageClassification", ("pixel_values",), 64
-    ),
+    "image-classification": Task("ForImageClassification", "AutoModelForImageClassification", ("pixel_values",), 64),
 }
 """Name in the field `task` -> what it is. GPT-2's LMHeadModel is the one causal class with another ending."""
 
@@ -227,8 +225,8 @@ def skeleton(text: str, task: str) -> nn.Module:
 def initial(model: nn.Module, name: str, seed: int, device: torch.device) -> torch.Tensor:
     """One parameter's random initial value by the model's own rule, with no other parameter in memory.
 
-    The parameter is made real, its module and then each module around it initialise what they hold, which for all others
-    does nothing, and it is taken away again. What nobody gave a value is not a number.
+    The parameter is made real, its module and then each module around it initialise what they hold, which for all
+    others does nothing, and it is taken away again. What nobody gave a value is not a number.
 
     Args:
         model: a `skeleton`.

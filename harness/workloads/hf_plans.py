@@ -77,7 +77,7 @@ FAMILIES: dict[str, tuple[dict[str, Split], dict[str, tuple[str, ...]]]] = {
     ),
     "t5": (
         {
-            **{name: Split.VOCAB for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head")},
+            **dict.fromkeys(("shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"), Split.VOCAB),
             **{f"{stack}.block.*.{part}": Split.INPUT for stack in ("encoder", "decoder") for part in _T5_PARTS},
             **{f"*Attention.{name}": Split.COLUMN_HEADS for name in "qkv"},
             "*Attention.o": Split.ROW_HEADS,

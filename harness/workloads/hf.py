@@ -216,8 +216,8 @@ def _examples(config: str, task: str, length: int, file: Path, request: Request)
         found = pictures.load(request.data, cache=request.cache, size=size)
         if found.classes > known.num_labels:
             raise InputError(
-                f"{found.description} has {found.classes} classes, but the model's configuration has {known.num_labels}; "
-                "give it an id2label of as many"
+                f"{found.description} has {found.classes} classes, but the model's configuration has "
+                f"{known.num_labels}; give it an id2label of as many"
             )
         return Shown(pictures=found, size=size, channels=known.num_channels)
     beside = file.parent / "tokenizer.json"

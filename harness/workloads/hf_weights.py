@@ -59,7 +59,8 @@ def places(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[st
         first = (inner or missing)[0]
         raise InputError(
             f"{folder} keeps its weights in another form than the model ({first} is not there, "
-            f"{(unused or ['nothing'])[0]} is); load and save it once by transformers' from_pretrained and save_pretrained(save_original_format=False)"
+            f"{(unused or ['nothing'])[0]} is); load and save it once, by transformers' from_pretrained and "
+            "save_pretrained(save_original_format=False)"
         )
     return found, digest
 

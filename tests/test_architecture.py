@@ -21,7 +21,7 @@ HEAVY = {"torch", "optuna", "pandas", "plotly"}
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("harness.cli",),
     ("harness.nightly",),
-    ("harness.sweep",),
+    ("harness.sweeps",),
     ("harness.trial",),
     ("harness.predict",),
     ("harness.rank", "harness.report"),
@@ -147,15 +147,15 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "from harness.sweep import config",
-        "def late():\n    import harness.sweep.config",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from harness.sweep.config import SweepConfig",
-        "LATE = 'harness.sweep.config:SweepConfig'",
+        "from harness.sweeps import config",
+        "def late():\n    import harness.sweeps.config",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from harness.sweeps.config import SweepConfig",
+        "LATE = 'harness.sweeps.config:SweepConfig'",
     ],
 )
 def test_an_arrow_upwards_is_seen_wherever_it_is_hidden(source: str) -> None:
-    sources = {"harness.sweep.config": "", "harness.store.store": source}
-    assert upward(graph(sources)) == {"harness.store.store -> harness.sweep.config"}
+    sources = {"harness.sweeps.config": "", "harness.store.store": source}
+    assert upward(graph(sources)) == {"harness.store.store -> harness.sweeps.config"}
 
 
 def test_an_arrow_to_the_room_beside_it_is_seen() -> None:
@@ -292,7 +292,7 @@ def test_closed_forms_need_neither_torch_nor_tables() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["harness.cli.app", "harness.sweep.config", "harness.workloads", "harness.launchers.local", "harness.rank"],
+    ["harness.cli.app", "harness.sweeps.config", "harness.workloads", "harness.launchers.local", "harness.rank"],
 )
 def test_importing_it_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"

@@ -14,7 +14,7 @@ import pytest
 from harness.launchers.job import Deadlines, Job, Measurement
 from harness.launchers.launcher import Launcher
 from harness.store.store import Store
-from harness.sweep.about import new_name
+from harness.sweeps.about import new_name
 from harness.trial.supervise import follow
 from tests.test_architecture import FILES, imports
 from tests.tiny import facts, plan

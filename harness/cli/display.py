@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from harness.search.evaluation import Event
-    from harness.sweep.experiment import Experiment
+    from harness.sweeps.experiment import Experiment
     from harness.trial.runner import Result
 
 from harness.labels import Row

@@ -12,8 +12,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from harness.search.ledger import _differences
 from harness.search.spaces import Spaces
-from harness.sweep.config import load_config
-from harness.sweep.experiment import prepare
+from harness.sweeps.config import load_config
+from harness.sweeps.experiment import prepare
 
 STUDIES = sorted((Path(__file__).parents[2] / "results" / "reference" / "studies").glob("*/*.log"))
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError
-from harness.sweep.config import load_config
-from harness.sweep.derived import Line, examine
-from harness.sweep.experiment import prepare
+from harness.sweeps.config import load_config
+from harness.sweeps.derived import Line, examine
+from harness.sweeps.experiment import prepare
 
 EXAMPLE = Path(__file__).parents[1] / "example_model" / "mixer.py"
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.errors import InputError
 from harness.rank.main import build
-from harness.sweep.experiment import Experiment
+from harness.sweeps.experiment import Experiment
 from harness.workloads import hollow, initial
 from harness.workloads.own import Own
 from harness.workloads.surveying import pure

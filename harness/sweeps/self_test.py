@@ -28,10 +28,10 @@ from harness.rank import PRELOAD
 from harness.search.feasible import why_not
 from harness.store.records import Outcome
 from harness.store.store import Store
-from harness.sweep.config import SweepConfig
-from harness.sweep.experiment import Experiment, prepare
-from harness.sweep.launches import make_runner
-from harness.sweep.sweep import REFERENCE_STEPS
+from harness.sweeps.config import SweepConfig
+from harness.sweeps.experiment import Experiment, prepare
+from harness.sweeps.launches import make_runner
+from harness.sweeps.sweep import REFERENCE_STEPS
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
 from strategies.knob import Setting

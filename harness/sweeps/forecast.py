@@ -18,7 +18,7 @@ from harness.predict.shape import Shape
 from harness.predict.time import step_time
 from harness.search.residual import Corrected, Residual
 from harness.search.spaces import Point
-from harness.sweep.config import OBJECTIVES
+from harness.sweeps.config import OBJECTIVES
 from harness.workloads.workload import Workload
 from strategies.facts import Facts
 
@@ -80,7 +80,7 @@ class Forecaster:
     Args:
         device: what a rank runs on; None if nothing is known of it.
         workloads: global batch size -> (workload, facts).
-        objective: what is searched for, one of `harness.sweep.config.OBJECTIVES`.
+        objective: what is searched for, one of `harness.sweeps.config.OBJECTIVES`.
         limit_bytes: what a rank may hold; None for no limit.
         compared: whether values of different workloads mean the same.
     """

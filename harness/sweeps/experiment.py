@@ -18,8 +18,8 @@ from harness.machine.hardware import Hardware
 from harness.plan import Plan, complete, parse_settings
 from harness.search import samplers
 from harness.search.space import Space
-from harness.sweep.config import SweepConfig
-from harness.sweep.limits import check_memory_limit, memory_ceiling_bytes
+from harness.sweeps.config import SweepConfig
+from harness.sweeps.limits import check_memory_limit, memory_ceiling_bytes
 from harness.workloads.workload import Workload
 from strategies.base import Strategy
 from strategies.facts import Facts

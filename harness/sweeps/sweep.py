@@ -28,10 +28,10 @@ from harness.search.study import open_study
 from harness.store import standings
 from harness.store.records import SCHEMA_VERSION
 from harness.store.store import Store, plain_rows
-from harness.sweep import about, command_lines
-from harness.sweep.config import OBJECTIVES, Direction
-from harness.sweep.experiment import Experiment
-from harness.sweep.launches import FinalLaunch, Launches, calibrated, make_forecaster, make_runner
+from harness.sweeps import about, command_lines
+from harness.sweeps.config import OBJECTIVES, Direction
+from harness.sweeps.experiment import Experiment
+from harness.sweeps.launches import FinalLaunch, Launches, calibrated, make_forecaster, make_runner
 from harness.trial import calibrate
 from harness.trial.runner import Result, Runner
 

@@ -18,10 +18,10 @@ import pytest
 
 from harness.launchers.launcher import Launcher
 from harness.machine.hardware import Device, Hardware
-from harness.sweep import self_test
-from harness.sweep.config import SweepConfig
-from harness.sweep.experiment import Experiment, prepare
-from harness.sweep.self_test import Bench, State
+from harness.sweeps import self_test
+from harness.sweeps.config import SweepConfig
+from harness.sweeps.experiment import Experiment, prepare
+from harness.sweeps.self_test import Bench, State
 from tests.machine.fake_nvml import H100, FakeNvml
 
 CARD = Device(

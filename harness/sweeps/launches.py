@@ -19,12 +19,12 @@ from harness.store import standings
 from harness.store.records import Outcome, Role
 from harness.store.standings import Row
 from harness.store.store import Store
-from harness.sweep import command_lines, finals
-from harness.sweep.config import OBJECTIVES
-from harness.sweep.experiment import Experiment
-from harness.sweep.forecast import Forecaster
-from harness.sweep.limits import rank_memory_bytes
-from harness.sweep.probe_plans import probes
+from harness.sweeps import command_lines, finals
+from harness.sweeps.config import OBJECTIVES
+from harness.sweeps.experiment import Experiment
+from harness.sweeps.forecast import Forecaster
+from harness.sweeps.limits import rank_memory_bytes
+from harness.sweeps.probe_plans import probes
 from harness.trial import calibrate
 from harness.trial.peaks import Peaks
 from harness.trial.runner import Result, Runner

@@ -15,8 +15,8 @@ from harness.errors import InputError
 from harness.machine import hardware
 from harness.machine.hardware import Device, Hardware
 from harness.search.spaces import Spaces
-from harness.sweep.config import SweepConfig
-from harness.sweep.experiment import DEVICE_SECONDS, Experiment, prepare
+from harness.sweeps.config import SweepConfig
+from harness.sweeps.experiment import DEVICE_SECONDS, Experiment, prepare
 
 GIB = 1 << 30
 CARD = Device(name="NVIDIA A100-SXM4-80GB", memory_bytes=80 * GIB, compute_capability="8.0")
@@ -108,7 +108,7 @@ def test_headroom_of_a_device_that_does_not_say_its_memory_is_refused(
 def test_compilation_is_in_play_where_float8_needs_it(
     capability: str, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.sweep.experiment._compiles", lambda device_type: True)
+    monkeypatch.setattr("harness.sweeps.experiment._compiles", lambda device_type: True)
     machine = with_devices(2, replace(CARD, compute_capability=capability))
     (space,) = main_job(machine, tmp_path, monkeypatch).spaces().values()
     shown = [plan for plan in space.showcases() if plan["quantization"] == "float8" and plan["compile"]]

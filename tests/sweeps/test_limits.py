@@ -6,8 +6,8 @@ import pytest
 
 import strategies
 from harness.errors import InputError
-from harness.sweep.config import SweepConfig
-from harness.sweep.limits import check_memory_limit, smallest_state_bytes
+from harness.sweeps.config import SweepConfig
+from harness.sweeps.limits import check_memory_limit, smallest_state_bytes
 from strategies.facts import Facts, ModelFacts
 
 MILLION = ModelFacts(parameters=1_000_000, blocks=())

@@ -10,7 +10,7 @@ import pytest
 
 from harness.store.records import Role
 from harness.store.standings import standings
-from harness.sweep.finals import MOST_ROUNDS, Rules, decide, finalists, in_turn, launched, until
+from harness.sweeps.finals import MOST_ROUNDS, Rules, decide, finalists, in_turn, launched, until
 
 RULES = Rules(objective="throughput", finalists=3, least=3, resolution=0.05, ceiling=None)
 

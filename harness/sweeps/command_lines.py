@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from harness.plan import Plan
-from harness.sweep.config import SweepConfig
+from harness.sweeps.config import SweepConfig
 from strategies.knob import Setting
 
 PROGRAM = "python -m harness"

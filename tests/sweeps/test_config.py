@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from harness.cli.app import sweep as sweep_command
 from harness.errors import InputError
-from harness.sweep.command_lines import resume_command
-from harness.sweep.config import SweepConfig, load_config, parse_duration, parse_size
+from harness.sweeps.command_lines import resume_command
+from harness.sweeps.config import SweepConfig, load_config, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("5m", 300.0), ("2h", 7200.0), ("2.5s", 2.5)])

@@ -7,7 +7,7 @@ import pytest
 from harness.plan import Plan
 from harness.predict import this_machine
 from harness.search.spaces import Point
-from harness.sweep.forecast import Forecaster, between, fits
+from harness.sweeps.forecast import Forecaster, between, fits
 from harness.workloads.cnn import Cnn, load_digits
 from tests.predict.test_this_machine import calibration
 from tests.tiny import facts, gpt, plan

@@ -15,10 +15,10 @@ from harness.plan import Plan, parse_settings
 from harness.rank import PRELOAD
 from harness.search.feasible import why_not
 from harness.store.store import Store
-from harness.sweep.config import load_config
-from harness.sweep.experiment import prepare
-from harness.sweep.launches import calibrated, make_runner
-from harness.sweep.sweep import REFERENCE_STEPS
+from harness.sweeps.config import load_config
+from harness.sweeps.experiment import prepare
+from harness.sweeps.launches import calibrated, make_runner
+from harness.sweeps.sweep import REFERENCE_STEPS
 from harness.trial.runner import Result
 from strategies.knob import Setting
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.search import feasible
-from harness.sweep.config import load_config
-from harness.sweep.experiment import Experiment, prepare
-from harness.sweep.probe_plans import probes
+from harness.sweeps.config import load_config
+from harness.sweeps.experiment import Experiment, prepare
+from harness.sweeps.probe_plans import probes
 from strategies import registry
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.errors import InputError
 from harness.machine.hardware import Hardware
 from harness.predict.setup import PRECISIONS
-from harness.sweep.config import SweepConfig, parse_share
+from harness.sweeps.config import SweepConfig, parse_share
 from strategies.base import Strategy
 from strategies.facts import Facts
 

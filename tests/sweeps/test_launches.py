@@ -13,9 +13,9 @@ from harness.plan import Plan
 from harness.search.evaluation import Ticket
 from harness.store.records import Role
 from harness.store.standings import standings
-from harness.sweep.config import SweepConfig
-from harness.sweep.finals import MOST_ROUNDS
-from harness.sweep.launches import MOST_FUTILE, FinalLaunch, Launches
+from harness.sweeps.config import SweepConfig
+from harness.sweeps.finals import MOST_ROUNDS
+from harness.sweeps.launches import MOST_FUTILE, FinalLaunch, Launches
 from harness.trial.runner import Result
 from tests.tiny import gpt, knobs, plan
 

@@ -12,9 +12,9 @@ import strategies
 from harness.plan import parse_settings
 from harness.search.choosers import at_random
 from harness.search.space import Space
-from harness.sweep.command_lines import run_command
-from harness.sweep.config import SweepConfig
-from harness.sweep.experiment import prepare
+from harness.sweeps.command_lines import run_command
+from harness.sweeps.config import SweepConfig
+from harness.sweeps.experiment import prepare
 
 KNOBS = strategies.knobs(strategies.registry().values())
 DEFAULTS = {knob.name: knob.default for knob in KNOBS}

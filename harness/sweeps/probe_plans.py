@@ -11,7 +11,7 @@ from harness.errors import InputError
 from harness.plan import COMPUTES, Plan, complete
 from harness.predict.setup import MOMENTS
 from harness.search import feasible
-from harness.sweep.experiment import Experiment
+from harness.sweeps.experiment import Experiment
 from strategies.facts import Facts
 from strategies.knob import Setting
 

@@ -22,9 +22,9 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
 
     began = time.monotonic()
     from harness import launchers
-    from harness.cli.display import SweepDisplay, print_result
     from harness.rank import PRELOAD
     from harness.sweeps.config import load_config
+    from harness.sweeps.display import SweepDisplay, print_result
 
     config = load_config(path, options)
     console = _console(to_stderr=as_json)
@@ -57,9 +57,9 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
 
 def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
     """After what ended the sweep early: what was recorded until then is whole, and the sweep can go on."""
-    from harness.cli.display import print_result
     from harness.report.sweep_view import SweepView
     from harness.sweeps.command_lines import resume_command
+    from harness.sweeps.display import print_result
 
     if job.launches.launched:
         print_result(console, SweepView.read(job.store, job.hardware_id, job.name), job.launches.repeats)
@@ -69,8 +69,8 @@ def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
 
 
 def _say_where(console: Console, config: SweepConfig, ended: Any) -> None:
-    from harness.cli.display import shares
     from harness.sweeps.command_lines import resume_command
+    from harness.sweeps.display import shares
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -105,7 +105,7 @@ def _winner(row: Any, repeats: dict[str, str]) -> dict[str, Any]:
 
 
 def run(plan_id: str | None, path: Path | None, pairs: list[str], options: dict[str, Any], as_json: bool) -> int:
-    from harness.cli.display import print_trial
+    from harness.sweeps.display import print_trial
     from harness.sweeps.single import run_once
 
     console = _console(to_stderr=as_json)
@@ -212,8 +212,8 @@ def self_test(as_json: bool) -> int:
     """Launch each kind of thing once and print what works."""
     from dataclasses import asdict
 
-    from harness import __version__
     from harness.sweeps.self_test import State, bench, examine
+    from harness.version import __version__
 
     with bench() as made:
         hardware = made.experiment.hardware

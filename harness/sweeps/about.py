@@ -11,9 +11,9 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from harness import __version__
 from harness.errors import InputError
 from harness.predict.shape import Shape
+from harness.version import __version__
 from harness.workloads.workload import Workload
 
 

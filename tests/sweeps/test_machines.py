@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harness.cli.display import SweepDisplay
 from harness.errors import InputError
 from harness.machine import hardware
 from harness.machine.hardware import Device, Hardware
 from harness.search.spaces import Spaces
 from harness.sweeps.config import SweepConfig
+from harness.sweeps.display import SweepDisplay
 from harness.sweeps.experiment import DEVICE_SECONDS, Experiment, prepare
 
 GIB = 1 << 30

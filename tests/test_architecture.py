@@ -19,7 +19,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md")])
 HEAVY = {"torch", "optuna", "pandas", "plotly"}
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("harness.cli",),
+    ("harness.cli", "harness.api"),
     ("harness.nightly",),
     ("harness.sweeps",),
     ("harness.trial",),
@@ -292,7 +292,15 @@ def test_closed_forms_need_neither_torch_nor_tables() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["harness.cli.app", "harness.sweeps.config", "harness.workloads", "harness.launchers.local", "harness.rank"],
+    [
+        "harness",
+        "harness.api.call",
+        "harness.cli.app",
+        "harness.sweeps.config",
+        "harness.workloads",
+        "harness.launchers.local",
+        "harness.rank",
+    ],
 )
 def test_importing_it_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"

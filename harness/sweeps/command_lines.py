@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from harness.plan import Plan
 from harness.sweeps.config import SweepConfig
@@ -56,6 +57,17 @@ def resume_command(config: SweepConfig, name: str) -> str:
             text = ",".join(map(str, item)) if isinstance(item, tuple) else str(item)
             words += [_option(option), text]
     return f"{PROGRAM} sweep {shlex.join(words)}"
+
+
+def resuming(config: SweepConfig, name: str, *, passed: bool) -> str:
+    """What takes a sweep up where it ended: a command, or the call where no command can name what was passed to it."""
+    if not passed:
+        return resume_command(config, name)
+    defaults = SweepConfig()
+    changed = {o: getattr(config, o) for o in SweepConfig.__dataclass_fields__ if o not in ("name", "workload")}
+    given = {option: value for option, value in changed.items() if value != getattr(defaults, option)}
+    words = [f"{o}={(str(v) if isinstance(v, Path) else v)!r}" for o, v in {"name": name, **given}.items()]
+    return f"harness.sweep(model=..., batch=..., loss=..., {', '.join(words)})"
 
 
 def _option(name: str) -> str:

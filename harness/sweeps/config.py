@@ -27,6 +27,8 @@ OBJECTIVES: dict[str, tuple[tuple[str, Direction], ...]] = {
 RELAUNCHES, RESOLUTION = 3, "5%"
 """What final launches are for if nothing else is asked for."""
 
+IN_FILE = " in the configuration"
+"""Where a value stands, in sentences about it."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)", re.IGNORECASE)
@@ -218,11 +220,25 @@ def load_config(path: Path | None, options: Mapping[str, Any]) -> SweepConfig:
     for name in values:
         if name not in known:
             raise UnknownNameError("field of the configuration", name, known)
-    converted = {name: _converted(name, value, str(known[name].type)) for name, value in values.items()}
+    converted = {name: _converted(name, value, str(known[name].type), IN_FILE) for name, value in values.items()}
     return replace(SweepConfig(), **{**converted, **{k: v for k, v in options.items() if v is not None}})
 
 
-def _converted(name: str, value: Any, kind: str) -> Any:
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that nobody has parsed yet, as values of the fields of SweepConfig.
+
+    Raises:
+        InputError: a value has the wrong type.
+        UnknownNameError: an option does not exist.
+    """
+    known = {f.name: str(f.type) for f in fields(SweepConfig)}
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("option of a sweep", name, known)
+    return {name: _converted(name, value, known[name], "") for name, value in options.items()}
+
+
+def _converted(name: str, value: Any, kind: str, where: str) -> Any:
     if "Path" in kind and isinstance(value, str):
         return Path(os.path.expanduser(value))
     if kind.startswith("tuple"):
@@ -236,4 +252,4 @@ def _converted(name: str, value: Any, kind: str) -> Any:
         return float(value)
     elif (("int" in kind and type(value) is int) or ("str" in kind and isinstance(value, str))) and "Path" not in kind:
         return value
-    raise InputError(f"{name} in the configuration must be {kind.replace(' | None', '')}, but got {value!r}")
+    raise InputError(f"{name}{where} must be {kind.replace(' | None', '')}, but got {value!r}")

@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import strategies
 from harness import workloads
@@ -25,6 +26,9 @@ from strategies.base import Strategy
 from strategies.facts import Facts
 from strategies.knob import Knob, Setting
 from strategies.quantization import FP8_CAPABILITY
+
+if TYPE_CHECKING:
+    from harness.workloads.own import TorchWorkload
 
 DEVICE_SECONDS = 600.0
 """Time budget on devices unless one is given, in s: contexts, communicators and kernels take seconds of each launch."""
@@ -47,6 +51,8 @@ class Experiment:
     """Knobs that are not searched."""
     enlarged_from: int | None = None
     """The workload's own batch, where the ranks do not divide it and it was made larger; None if it is used."""
+    passed: bool = False
+    """Whether the workload was passed as objects, so that no command can name it."""
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -114,8 +120,12 @@ class Experiment:
         return complete({"micro_batch_size": share}, self.knobs)
 
 
-def prepare(config: SweepConfig) -> Experiment:
+def prepare(config: SweepConfig, passed: TorchWorkload | None = None) -> Experiment:
     """Check everything a configuration asks for. Nothing is written.
+
+    Args:
+        config: what to do.
+        passed: what to train, in place of the configuration's workload.
 
     Raises:
         InputError: anything that cannot work, in one sentence.
@@ -128,10 +138,10 @@ def prepare(config: SweepConfig) -> Experiment:
     fixed = parse_settings(config.set, strategies.knobs(strategies.registry().values()))
     world = config.world_size or machine.default_ranks
     batches: Sequence[int | None] = config.global_batch or (None,)
-    found, own = [_workload(config, machine, batch) for batch in batches], None
+    found, own = [_workload(config, machine, batch, passed) for batch in batches], None
     if not config.global_batch and (rest := found[0].global_batch_size % world):
         own = found[0].global_batch_size
-        found = [_workload(config, machine, own + world - rest)]
+        found = [_workload(config, machine, own + world - rest, passed)]
     experiment = Experiment(
         config=config,
         hardware=machine,
@@ -140,6 +150,7 @@ def prepare(config: SweepConfig) -> Experiment:
         strategies=chosen,
         fixed=fixed,
         enlarged_from=own,
+        passed=passed is not None,
     )
     _check_devices(experiment)
     memory_ceiling_bytes(config, machine, world)  # refuses a headroom that means nothing
@@ -171,7 +182,13 @@ def _strategies(names: Sequence[str], machine: Hardware) -> tuple[Strategy, ...]
     )
 
 
-def _workload(config: SweepConfig, machine: Hardware, global_batch: int | None) -> Workload:
+def _workload(
+    config: SweepConfig, machine: Hardware, global_batch: int | None, passed: TorchWorkload | None
+) -> Workload:
+    if passed is not None:
+        from harness.workloads.passed import create
+
+        return create(passed, cache=config.results / "cache", global_batch_size=global_batch, seed=config.seed)
     return workloads.create(
         config.workload or ("gpt-nano" if machine.device_type == "cpu" else "gpt-124m"),
         cache=config.results / "cache",

@@ -276,7 +276,8 @@ class Launches:
     def _remember(self, row: Row, plan: Plan) -> None:
         size = row["global_batch_size"]
         self.forecaster.learn(Point(size, plan), row)
-        self.repeats[row["trial_id"]] = self._repeat(plan, size)
+        if not self.experiment.passed:
+            self.repeats[row["trial_id"]] = self._repeat(plan, size)
         fits = not standings.over({"peak_memory_bytes": None, **row}, self.experiment.memory_ceiling_bytes)
         if row["outcome"] == Outcome.OK and row.get("disturbed") is None and fits and row.get("tokens_per_s_low"):
             slowest = size * row["seq_len"] / row["tokens_per_s_low"]

@@ -369,7 +369,7 @@ class Sweep:
     def _write_info(self, summary: Summary | None) -> None:
         config, workload = self.experiment.config, next(iter(self.experiment.workloads.values()))
         info = {
-            "command": command_lines.resume_command(config, self.name),
+            "command": command_lines.resuming(config, self.name, passed=self.experiment.passed),
             "repeat": self.launches.repeats,
             "objective": config.objective,
             "memory_limit_bytes": config.memory_limit_bytes,

@@ -206,10 +206,10 @@ def test_a_file_that_changes_under_a_sweep_is_not_trained(tmp_path: Path) -> Non
     path = tmp_path / "mine.py"
     started = make(path, SMALL.format(**GOOD), tmp_path / "cache")
     assert started.predictions is None
+    assert isinstance(started.source, File)
+    later = replace(started, source=replace(started.source, source_id="another"))  # as a rank that imports it finds it
     with pytest.raises(RuntimeError, match="has changed since the start"):
-        _ = replace(
-            started, source=replace(started.source, source_id="another")
-        ).predictions  # as a rank that imports it later finds it
+        _ = later.predictions
 
 
 def test_a_helper_beside_the_file_is_part_of_the_workload(tmp_path: Path) -> None:

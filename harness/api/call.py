@@ -110,9 +110,10 @@ def _run(config: SweepConfig, passed: TorchWorkload | None, progress: bool) -> S
     from harness.sweeps import interrupts
     from harness.sweeps.display import SweepDisplay
 
-    # In a notebook every line that rich formats would be an output of its own.
-    width = None if sys.stdout.isatty() else LINE
-    console = Console(file=sys.stdout, force_jupyter=False, quiet=not progress, width=width)
+    # A notebook's stdout says that it is a terminal; but it keeps all that is drawn, and shows no live display.
+    live = sys.stdout.isatty() and not Console().is_jupyter
+    width = None if live else LINE
+    console = Console(file=sys.stdout, force_jupyter=False, force_terminal=live, quiet=not progress, width=width)
     seconds = None if config.time_budget is None else config.seconds
     with (
         interrupts.once([signal.SIGINT]),

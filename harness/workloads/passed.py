@@ -36,8 +36,14 @@ class Passed(Source):
     """Hash of the functions' instructions and constants, of the defaults, closed-over values and globals that they use,
     of functions and classes of the user's likewise, and of the contents of arrays and tensors among them."""
 
+    original: TorchWorkload | None = field(default=None, repr=False, compare=False)
+    """The objects themselves, in the process that has them: reading them there would change its classes."""
+
     def asked(self) -> TorchWorkload:
-        return _unpickled(self.pickled)
+        return self.original or _unpickled(self.pickled)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self.pickled, self.source_id)
 
     def identity(self) -> dict[str, str]:
         return {"source": self.source_id}
@@ -63,8 +69,8 @@ def create(asked: TorchWorkload, *, cache: Path, global_batch_size: int | None, 
     for part in (asked.model, asked.batch, asked.loss, asked.metric, asked.seq_len, asked.predictions, asked.blocks):
         guarded("its code", functools.partial(taken.add, part))
     guarded("its code", lambda: taken.add({name: split.value for name, split in asked.tensor_parallel.items()}))
-    source = Passed(pickled=guarded("sending it to ranks", lambda: _pickled(asked)), source_id=taken.hexdigest())
-    guarded("sending it to ranks", source.asked)
+    pickled = guarded("sending it to ranks", lambda: _pickled(asked))
+    source = Passed(pickled=pickled, source_id=taken.hexdigest(), original=asked)
     return derived(
         source, guarded, name=_name(asked.model), cache=cache, global_batch_size=global_batch_size, seed=seed
     )
@@ -113,6 +119,10 @@ def _uncached(function: Any) -> Any:
 def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:
     cached: Callable[..., Any] = lru_cache(**parameters)(function)
     return cached
+
+
+def _received(pickled: bytes, source_id: str) -> Passed:
+    return Passed(pickled=pickled, source_id=source_id)
 
 
 @lru_cache(maxsize=1)

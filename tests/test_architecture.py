@@ -80,7 +80,7 @@ def graph(sources: Mapping[str, str]) -> Graph:
         strings = {
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-        known |= {text.partition(":")[0] for text in strings}
+        known |= {text.partition(":")[0] for text in strings if "." in text}  # "harness" alone is a word
         found[module] = (known & sources.keys()) - {module}
     return found
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import common
 
 if TYPE_CHECKING:
-    from harness.sweep.experiment import Experiment
+    from harness.sweeps.experiment import Experiment
 
 PLANS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddp": ("ddp", {"data_parallel": "ddp"}),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.sweep.experiment import Experiment
+    from harness.sweeps.experiment import Experiment
     from harness.trial.runner import Runner
 
 HERE = Path(__file__).resolve().parent
@@ -133,8 +133,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *notes: st
 
 def experiment(workload: str, folder: str = "unused") -> Experiment:
     """A default sweep on two ranks, prepared as the command prepares it; nothing is written."""
-    from harness.sweep.config import SweepConfig
-    from harness.sweep.experiment import prepare
+    from harness.sweeps.config import SweepConfig
+    from harness.sweeps.experiment import prepare
 
     results, reports = Path(folder, "results"), Path(folder, "reports")
     return prepare(SweepConfig(workload=workload, world_size=2, results=results, reports=reports))

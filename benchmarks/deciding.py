@@ -95,7 +95,7 @@ def replay(table: list[dict[str, Any]], order: list[int], settings: Any) -> tupl
 def main() -> None:
     """Record, replay, print the table."""
     given = common.arguments(__doc__, steps=40, replays=1000, workload="gpt-nano")
-    from harness.sweep.config import SweepConfig
+    from harness.sweeps.config import SweepConfig
 
     table = record(given.steps, given.workload)
     truth = [statistics.median(entry["times"]) for entry in table]

@@ -36,8 +36,8 @@ def row(plan: str, rate: float, role: str, round: int | None) -> dict[str, Any]:
 def finals(rng: random.Random, rates: dict[str, float], deviation: float) -> tuple[bool, bool, int, bool, int]:
     """(a and b are told apart, a stands before b, rounds, they were given up, launches) of one sweep's finals."""
     from harness.store.standings import standings
-    from harness.sweep import finals as rule
-    from harness.sweep.config import SweepConfig
+    from harness.sweeps import finals as rule
+    from harness.sweeps.config import SweepConfig
 
     config = SweepConfig()
     rules = rule.Rules(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import common
 
 if TYPE_CHECKING:
-    from harness.sweep.experiment import Experiment
+    from harness.sweeps.experiment import Experiment
 
 TRIALS = 25
 """Trials of the search that is timed; the sampler draws the first ten at random."""

@@ -14,7 +14,7 @@ whole space. Beside each measurement stand
 
 "said to fit" counts limits at every decile of the measured peaks, as a sweep and `predict` answer: a plan surely fits
 if its predicted peak lies below the limit by 2.33 standard deviations of the prediction, surely does not if it lies
-above it by 1.645 (`harness.sweep.forecast`); of the others only a launch tells.
+above it by 1.645 (`harness.sweeps.forecast`); of the others only a launch tells.
 
 Goals: tensors at most 3 %, worst 10 %; resident at most 10 %; said to fit wrongly at most 1 %, refused wrongly at most
 5 %; step time at most 15 %, after ten trials at most 8 %, Kendall's tau at least 0.85.
@@ -35,7 +35,7 @@ import common
 
 if TYPE_CHECKING:
     from harness.plan import Plan
-    from harness.sweep.experiment import Experiment
+    from harness.sweeps.experiment import Experiment
 
 WORKLOADS = ("gpt-nano", "gpt:blocks=6,width=384,heads=6")
 TENSORS = tuple(f"memory_{name}_bytes" for name in ("params", "grads", "optimizer", "buffers", "activations"))
@@ -58,7 +58,7 @@ def chosen(prepared: Experiment, count: int) -> list[Plan]:
 
 def launched(name: str, count: int) -> dict[str, Any]:
     """In a fresh process: the plans of one model with what was measured of them."""
-    from harness.sweep.launches import calibrated
+    from harness.sweeps.launches import calibrated
 
     with common.runner(name, seconds=1.0) as (made, prepared):
         workload = next(iter(prepared.workloads.values()))
@@ -172,7 +172,7 @@ def line(model: str, what: str, found: Sequence[float], measured: Sequence[float
 
 def fitting(rows: Sequence[Mapping[str, Any]], peaks: Sequence[float], deviations: Sequence[float]) -> list[str]:
     """Shares of wrong answers over limits at the deciles of the measured peaks, and of plans that get none."""
-    from harness.sweep.forecast import between, fits
+    from harness.sweeps.forecast import between, fits
 
     measured = [row["peak_memory_bytes"] for row in rows]
     answers: dict[bool | None, list[bool]] = {True: [], False: [], None: []}

@@ -3,8 +3,8 @@
 One plan is launched many times in a row, each launch a fresh start as in the finals of a sweep. Launches that follow
 each other are dealt out to two sides as a sweep deals them (A B, B A, A B, ...), and the rounds go on as a sweep's do:
 at least three, until the two are surely apart, a difference of 5 % would be seen or more rounds would not help, at most
-twelve (harness.sweep.finals, harness.store.standings). For the second question the step times of one side are taken 5 %
-longer than they were recorded.
+twelve (harness.sweeps.finals, harness.store.standings). For the second question the step times of one side are taken
+5 % longer than they were recorded.
 
 "pairs" begin where the last one ended, so they share no launch. "of 200" begin at 200 places spread evenly over the
 launches: they overlap, and so say the same rate with less luck, not with more independence.
@@ -26,7 +26,7 @@ OVERLAPPING = 200
 def launches(count: int, workload: str) -> list[dict[str, Any]]:
     """Rows of fresh launches of one plan."""
     from harness.store.records import Role
-    from harness.sweep.config import SweepConfig
+    from harness.sweeps.config import SweepConfig
 
     rows = []
     with common.runner(workload) as (made, prepared):
@@ -52,8 +52,8 @@ def compared(rows: list[dict[str, Any]], slowdown: float) -> tuple[bool, int] | 
     None if there are not rows enough.
     """
     from harness.store.standings import standings
-    from harness.sweep import finals
-    from harness.sweep.config import SweepConfig
+    from harness.sweeps import finals
+    from harness.sweeps.config import SweepConfig
 
     config, dealt = SweepConfig(), []
     rules = finals.Rules(

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from strategies.training import Batch, Training, Weighed
 
 
+EXPERT_TILE = 16
+"""Features of experts that stay together: grouped products take rows whose bytes are a multiple of 16."""
+
+
 class TensorParallel(Strategy):
     """Matrices divided by columns and rows over the tensor-parallel ranks, the loss computed on divided logits."""
 
@@ -160,8 +164,10 @@ class Divider:
         module.forward = look_up  # type: ignore[method-assign, assignment]
 
     def _experts(self, path: str, module: nn.Module) -> None:
-        self._cut(path, module, "gate_up_proj", dim=1, repeats=2)
-        self._cut(path, module, "down_proj", dim=2)
+        hidden = self.training.full_shapes[f"{path}.down_proj"][2]
+        tiles = hidden // EXPERT_TILE if hidden % EXPERT_TILE == 0 else hidden
+        self._cut(path, module, "gate_up_proj", dim=1, units=tiles, repeats=2)
+        self._cut(path, module, "down_proj", dim=2, units=tiles)
         # What goes in is the stream and the weights of the experts, which a router makes on every rank.
         self._on_inputs(module, Enter, lambda value: value.requires_grad)
         module.register_forward_hook(lambda module, inputs, output: Leave.apply(output, self.group))

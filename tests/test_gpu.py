@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from harness.store.store import Store
-from harness.sweep import self_test
-from harness.sweep.self_test import Bench, State
+from harness.sweeps import self_test
+from harness.sweeps.self_test import Bench, State
 
 pytestmark = [
     pytest.mark.gpu,

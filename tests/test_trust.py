@@ -10,15 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.launchers.job import Deadlines, Job, Measurement
 from harness.launchers.launcher import Launcher
 from harness.store.store import Store
-from harness.sweep.about import new_name
+from harness.sweeps.about import new_name
 from harness.trial.supervise import follow
+from harness.workloads.passed import Passed
+from harness.workloads.passed import create as create_passed
 from tests.test_architecture import FILES, imports
 from tests.tiny import facts, plan
 from tests.trial.faulty import faulty
+from tests.workloads.cells import example as passed_example
 
 UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "code", "runpy"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
@@ -44,7 +48,21 @@ def test_no_file_that_a_user_gives_can_run_code() -> None:
             safely = keywords & {"allow_pickle=False", "weights_only=True"}
             if (not owner and name in UNSAFE_CALLS) or ((owner, name) in PICKLING and not safely):
                 found.append(f"{path.name} calls {owner}.{name}")
-    assert found == []
+    # What a notebook passed is pickled and read again, but from this process's memory: see the next test.
+    assert sorted(found) == ["passed.py imports cloudpickle", "passed.py imports pickle"]
+
+
+def test_what_was_passed_reaches_ranks_by_their_job_and_stands_in_no_file(tmp_path: Path) -> None:
+    (path,) = [path for path in FILES if path.name == "passed.py"]
+    known = {name for _, name, _ in calls(path)}
+    assert known & {"loads", "dump"} == {"loads"}  # Pickler(buffer).dump(...) writes to memory
+    assert known & {"open", "load", "read_bytes", "read_text", "write_bytes", "write_text", "write"} == set()
+    workload = create_passed(passed_example(), cache=tmp_path, global_batch_size=None, seed=0)
+    assert isinstance(workload.source, Passed)
+    workload.prepare()
+    (written,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    torch.load(written, weights_only=True)  # no more than weights
+    assert workload.source.pickled[:100] not in written.read_bytes()
 
 
 def test_the_file_of_a_workload_is_the_only_one_that_is_imported_by_its_path() -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from harness import __version__
 from harness.cli import commands
 from harness.cli import nightly as cli_nightly
 from harness.cli import predict as cli_predict
@@ -18,6 +17,7 @@ from harness.cli.guarded import guarded
 from harness.cli.helping import LONG, MEASURE, RESULTS, SEARCH, TRAIN, Commands, Grouped
 from harness.errors import InputError
 from harness.machine import surroundings
+from harness.version import __version__
 
 app = typer.Typer(
     cls=Commands,

@@ -14,7 +14,7 @@ from harness.errors import HarnessError, InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.sweep.config import SweepConfig
+    from harness.sweeps.config import SweepConfig
 
 
 def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
@@ -22,9 +22,9 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
 
     began = time.monotonic()
     from harness import launchers
-    from harness.cli.display import SweepDisplay, print_result
     from harness.rank import PRELOAD
-    from harness.sweep.config import load_config
+    from harness.sweeps.config import load_config
+    from harness.sweeps.display import SweepDisplay, print_result
 
     config = load_config(path, options)
     console = _console(to_stderr=as_json)
@@ -34,8 +34,8 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
     ):
         launcher.warm_up()  # its imports take as long as ours and go on meanwhile
         from harness.report.sweep_view import SweepView
-        from harness.sweep.experiment import prepare
-        from harness.sweep.sweep import Sweep
+        from harness.sweeps.experiment import prepare
+        from harness.sweeps.sweep import Sweep
 
         job = Sweep(prepare(config), display, launcher, began)
         try:
@@ -57,9 +57,9 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
 
 def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
     """After what ended the sweep early: what was recorded until then is whole, and the sweep can go on."""
-    from harness.cli.display import print_result
     from harness.report.sweep_view import SweepView
-    from harness.sweep.command_lines import resume_command
+    from harness.sweeps.command_lines import resume_command
+    from harness.sweeps.display import print_result
 
     if job.launches.launched:
         print_result(console, SweepView.read(job.store, job.hardware_id, job.name), job.launches.repeats)
@@ -69,8 +69,8 @@ def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
 
 
 def _say_where(console: Console, config: SweepConfig, ended: Any) -> None:
-    from harness.cli.display import shares
-    from harness.sweep.command_lines import resume_command
+    from harness.sweeps.command_lines import resume_command
+    from harness.sweeps.display import shares
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -105,8 +105,8 @@ def _winner(row: Any, repeats: dict[str, str]) -> dict[str, Any]:
 
 
 def run(plan_id: str | None, path: Path | None, pairs: list[str], options: dict[str, Any], as_json: bool) -> int:
-    from harness.cli.display import print_trial
-    from harness.sweep.single import run_once
+    from harness.sweeps.display import print_trial
+    from harness.sweeps.single import run_once
 
     console = _console(to_stderr=as_json)
     result = run_once(plan_id, path, pairs, options)
@@ -212,8 +212,8 @@ def self_test(as_json: bool) -> int:
     """Launch each kind of thing once and print what works."""
     from dataclasses import asdict
 
-    from harness import __version__
-    from harness.sweep.self_test import State, bench, examine
+    from harness.sweeps.self_test import State, bench, examine
+    from harness.version import __version__
 
     with bench() as made:
         hardware = made.experiment.hardware
@@ -236,9 +236,9 @@ def examine_workload(results: Path, workload: str, world_size: int | None, as_js
     """What was derived of a workload, and what is refused."""
     from dataclasses import asdict
 
-    from harness.sweep.config import load_config
-    from harness.sweep.derived import examine
-    from harness.sweep.experiment import prepare
+    from harness.sweeps.config import load_config
+    from harness.sweeps.derived import examine
+    from harness.sweeps.experiment import prepare
 
     options = {"results": results, "workload": workload, "world_size": world_size}
     experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
@@ -258,9 +258,9 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     from harness.errors import MeasurementError
     from harness.rank import PRELOAD
     from harness.store.store import Store
-    from harness.sweep.config import load_config
-    from harness.sweep.experiment import prepare
-    from harness.sweep.launches import calibrated, make_runner
+    from harness.sweeps.config import load_config
+    from harness.sweeps.experiment import prepare
+    from harness.sweeps.launches import calibrated, make_runner
 
     options = {"results": results, "workload": workload, "world_size": world_size}
     experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))

@@ -45,7 +45,7 @@ def run(
     entries = acknowledge.read(acknowledged)
     for entry in entries:
         acknowledge.check(suite, entry.plan, entry.metric)
-    from harness.sweep.config import SweepConfig, parse_duration
+    from harness.sweeps.config import SweepConfig, parse_duration
 
     seconds = None if deadline is None else parse_duration(deadline)
     config = SweepConfig(
@@ -86,9 +86,9 @@ def _night(
     from harness.rank import PRELOAD
     from harness.search.feasible import why_not
     from harness.store.store import Store
-    from harness.sweep.experiment import prepare
-    from harness.sweep.launches import make_runner
-    from harness.sweep.sweep import REFERENCE_STEPS
+    from harness.sweeps.experiment import prepare
+    from harness.sweeps.launches import make_runner
+    from harness.sweeps.sweep import REFERENCE_STEPS
 
     experiment = prepare(config)
     found_plans = night.plans(suite, experiment)
@@ -225,7 +225,7 @@ def _since(results: Path, suite: Suite, plan: str, metric: str) -> tuple[str, st
 def install(form: str, path: Path | None, time: str, deadline: str, write: bool) -> int:
     """Print the unit that runs the suite every night, or put it where it belongs."""
     from harness.nightly import schedule
-    from harness.sweep.config import parse_duration
+    from harness.sweeps.config import parse_duration
 
     parse_duration(deadline)
     hour, colon, minute = time.partition(":")
@@ -246,7 +246,7 @@ def install(form: str, path: Path | None, time: str, deadline: str, write: bool)
 def bisect(good: str, bad: str, project: Path, build: str, measure: str, runs: int, floor: str) -> int:
     """Find the commit that made a plan slower."""
     from harness.nightly.bisect import Bisect
-    from harness.sweep.config import parse_share
+    from harness.sweeps.config import parse_share
 
     if runs < 4:
         raise InputError(f"runs must be at least 4, but got {runs}")

@@ -87,7 +87,7 @@ def replay(
     """How well samplers search: regret on a recorded exhaustive table."""
 
     def run() -> int:
-        from harness.sweep import recorded_grids as replays
+        from harness.sweeps import recorded_grids as replays
 
         names = tuple(name.strip() for name in samplers.split(",") if name.strip())
         if (table is None) == (sweep is None):

@@ -22,7 +22,7 @@ from harness.report import format as fmt
 from harness.search.spaces import Point
 from harness.store.records import Outcome
 from harness.store.store import Store
-from harness.sweep.forecast import Forecaster
+from harness.sweeps.forecast import Forecaster
 
 CALIBRATE = "python -m harness doctor --calibrate"
 DEFAULT = "gpt-124m"
@@ -194,9 +194,9 @@ def _plans(found: Sequence[Ranked], question: Question, validated: Validated | N
 
 
 def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any], top: int) -> dict[str, Any]:
-    from harness.sweep.config import load_config
-    from harness.sweep.experiment import prepare
-    from harness.sweep.launches import make_forecaster
+    from harness.sweeps.config import load_config
+    from harness.sweeps.experiment import prepare
+    from harness.sweeps.launches import make_forecaster
 
     if options.get("vocab"):
         raise InputError("--vocab is for a described cluster; here the vocabulary is that of the workload's data")

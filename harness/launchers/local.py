@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from harness.errors import MeasurementError, no_temporary_folder
@@ -96,9 +97,10 @@ class LocalLauncher(Launcher):
         ]
         started: list[BaseProcess] = []
         try:
-            for process in processes:
-                process.start()
-                started.append(process)
+            with _without_program():
+                for process in processes:
+                    process.start()
+                    started.append(process)
         except BaseException:
             LocalRanks(started).kill()
             raise
@@ -170,6 +172,18 @@ def _environment() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _without_program() -> Iterator[None]:
+    """Keep multiprocessing from having ranks import the program that started them: a script without a guard around its
+    main part would run there again."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 @contextlib.contextmanager

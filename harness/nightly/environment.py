@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import InputError
 from harness.machine.hardware import Hardware
-from harness.sweep.about import environment as versions
+from harness.sweeps.about import environment as versions
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from harness.plan import Plan, upgraded
 from harness.rank import canary
 from harness.store.records import Role
 from harness.store.standings import USABLE
-from harness.sweep.experiment import Experiment
-from harness.sweep.sweep import REFERENCE_STEPS
+from harness.sweeps.experiment import Experiment
+from harness.sweeps.sweep import REFERENCE_STEPS
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
 

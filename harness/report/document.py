@@ -74,7 +74,7 @@ def document(
     drawing = any(isinstance(section.drawn, Chart) for section in sections)
     code = [*([get_plotlyjs()] if drawing else []), _page_script(), *([_asset("live.js")] if built else [])]
     return (
-        _templates()
+        templates()
         .get_template("document.html")
         .render(
             title=title,
@@ -131,11 +131,12 @@ def _inert(text: str) -> Markup:
 
 def _fragment(drawn: Fragment) -> Markup:
     # Jinja has escaped the values inside; what it made is markup.
-    return Markup(_templates().get_template(drawn.template).render(drawn.context))
+    return Markup(templates().get_template(drawn.template).render(drawn.context))
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Every template of the pages; values are escaped."""
     environment = Environment(
         loader=FileSystemLoader([_HERE / "assets", _HERE / "panels", _HERE / "comparison", _HERE / "nightly"]),
         autoescape=True,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from harness import __version__, statistics
+from harness import statistics
 from harness.launchers.events import Event, EventReader
 from harness.plan import Plan
 from harness.rank.counters import differences
 from harness.store import records
 from harness.trial.numerics import Curve
 from harness.trial.supervise import Trace
+from harness.version import __version__
 from harness.workloads.workload import Workload
 
 

@@ -20,6 +20,8 @@ from harness.workloads import hollow
 
 VERSIONED = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures", "auto_map")
 """Of a configuration, what does not change the model that is trained."""
+EXPERT_TILE = 16
+"""Torch's grouped products need rows whose bytes are a multiple of 16, in every format."""
 LAYERS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
 """Where configurations count their blocks, under the names that `attribute_map` leads to."""
 
@@ -199,6 +201,10 @@ def make(text: str, task: str, attention: str | None) -> nn.Module:
     auto = getattr(library(), TASKS[task].auto)
     options = {} if attention is None else {"attn_implementation": attention}
     model: nn.Module = auto.from_config(library().AutoConfig.for_model(**json.loads(text)), dtype="float32", **options)
+    for module in model.modules():
+        stacked = [p for name, p in module.named_parameters(recurse=False) if name in ("gate_up_proj", "down_proj")]
+        if any(p.shape[-1] % EXPERT_TILE for p in stacked):
+            model.config._experts_implementation = "eager"  # type: ignore[union-attr]
     return model
 
 

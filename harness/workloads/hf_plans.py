@@ -89,8 +89,7 @@ FAMILIES: dict[str, tuple[dict[str, Split], dict[str, tuple[str, ...]]]] = {
     ),
     "bart": (
         {
-            **{f"model.{name}": Split.VOCAB for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")},
-            "lm_head": Split.VOCAB,
+            # The vocabulary stays whole: a buffer as long as it is added to the logits.
             **{k: v for path in _BART for k, v in _self_attention(f"{path}.self_attn").items()},
             **_self_attention("model.decoder.layers.*.encoder_attn"),
             **{f"{path}.fc1": Split.COLUMN for path in _BART},

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -74,22 +75,50 @@ class TorchWorkload:
                 raise InputError(f"{name} must be an integer of at least 1, but got {getattr(self, name)!r}")
 
 
+class Source(ABC):
+    """Where a `TorchWorkload` comes from. Ranks get it pickled, and ask it again."""
+
+    @abstractmethod
+    def asked(self) -> TorchWorkload:
+        """What the user wrote. Raises RuntimeError where that has changed since the start."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """What tells the user's code from other code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File(Source):
+    """A function in a file of the user's."""
+
+    file: Path
+    """Absolute."""
+    function: str
+    """Name of the function in it."""
+    source_id: str
+    """Hash of the file and of what it imported from its folder."""
+
+    def asked(self) -> TorchWorkload:
+        if _imported(self.file)[1] != self.source_id:
+            raise RuntimeError(f"{self.file}, or what it imports from its folder, has changed since the start")
+        return described(self.file, self.function)
+
+    def identity(self) -> dict[str, str]:
+        return {"source": self.source_id, "function": self.function}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Own(Workload):
-    """The training that a user's file describes."""
+    """The training that a user describes."""
 
     family: ClassVar[str] = "own"
     metric_name: ClassVar[str | None] = "accuracy"
     initial_values: ClassVar[str] = "the model's constructor after torch.manual_seed"
 
-    file: Path
-    """The user's file."""
-    function: str
-    """Name of the function in it."""
+    source: Source
+    """Where the description comes from."""
     cache: Path
     """Folder in which the initial values are kept."""
-    source_id: str
-    """Hash of the file and of what it imported from its folder."""
     data_id: str
     """Hash of the first global batch."""
     inputs: tuple[str, ...]  # type: ignore[misc]  # other families know it without an instance
@@ -98,10 +127,8 @@ class Own(Workload):
 
     @property
     def asked(self) -> TorchWorkload:
-        """What the file says."""
-        if _imported(self.file)[1] != self.source_id:
-            raise RuntimeError(f"{self.file}, or what it imports from its folder, has changed since the start")
-        return described(self.file, self.function)
+        """What the user wrote."""
+        return self.source.asked()
 
     @property
     def seq_len(self) -> int:
@@ -112,12 +139,13 @@ class Own(Workload):
         return self.asked.predictions
 
     def identity(self) -> dict[str, Any]:
-        return {**self.common_identity(), "source": self.source_id, "function": self.function, "data": self.data_id}
+        return {**self.common_identity(), **self.source.identity(), "data": self.data_id}
 
     @property
     def values(self) -> Path:
         """The file of the initial values."""
-        digest = hashlib.sha256(f"{self.source_id}/{self.function}/{self.seed}".encode()).hexdigest()[:16]
+        text = "/".join([*self.source.identity().values(), str(self.seed)])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self.cache.absolute() / f"values-{digest}.pt"
 
     def prepare(self) -> None:
@@ -191,26 +219,51 @@ def create(file: Path, function: str, *, cache: Path, global_batch_size: int | N
     Raises:
         InputError: it cannot be imported, lacks something, raises, or its batches depend on more than (step, index).
     """
-    guarded = Guard(file)
+    guarded = Guard(str(file), lambda name: name == str(file))
     source_id = guarded("import", lambda: _imported(file)[1])
-    asked = guarded(f"{function}()", lambda: described(file, function))
+    guarded(f"{function}()", lambda: described(file, function))
+    return derived(
+        File(file=file, function=function, source_id=source_id),
+        guarded,
+        name=file.stem if function == "workload" else f"{file.stem}-{function}",
+        cache=cache,
+        global_batch_size=global_batch_size,
+        seed=seed,
+    )
+
+
+def derived(source: Source, guarded: Guard, *, name: str, cache: Path, global_batch_size: int | None, seed: int) -> Own:
+    """The workload that a source describes, after everything about it that needs no training was tried.
+
+    Args:
+        source: whose description can be had.
+        guarded: calls what the user wrote.
+        name: of the workload in tables.
+        cache: folder for the initial values; nothing is written yet.
+        global_batch_size: in place of the description's.
+        seed: of the initial weights.
+
+    Raises:
+        InputError: it lacks something, raises, or its batches depend on more than (step, index).
+    """
+    asked = source.asked()
     size = global_batch_size or asked.global_batch_size
     if others := {split.value for split in asked.tensor_parallel.values()} - {"column", "row"}:
-        raise InputError(f"{file}: tensor_parallel takes Split.COLUMN and Split.ROW, but got {', '.join(others)}")
+        raise InputError(
+            f"{guarded.said}: tensor_parallel takes Split.COLUMN and Split.ROW, but got {', '.join(others)}"
+        )
     batch = guarded("its batch", lambda: surveying.pure(lambda step, i: _named(asked.batch(step, i)), 0, size))
     by_name = guarded("its batch", lambda: isinstance(asked.batch(0, np.arange(1)), Mapping))
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         inputs, survey = guarded("its model", lambda: _look(asked, batch, by_name))
     return Own(
-        name=file.stem if function == "workload" else f"{file.stem}-{function}",
+        name=name,
         seed=seed,
         global_batch_size=size,
         optimizer=asked.optimizer,
-        file=file,
-        function=function,
+        source=source,
         cache=cache,
-        source_id=source_id,
         data_id=_digest(batch),
         inputs=inputs,
         survey=survey,
@@ -226,10 +279,15 @@ def _look(asked: TorchWorkload, batch: Batch, by_name: bool) -> tuple[tuple[str,
 
 
 class Guard:
-    """Calls what a user wrote, and says in one sentence which line of theirs raised. What it prints goes to stderr."""
+    """Calls what a user wrote, and says in one sentence which line of theirs raised. What it prints goes to stderr.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    Args:
+        said: what sentences begin with, such as the user's file.
+        theirs: whether code of a file of this name is the user's.
+    """
+
+    def __init__(self, said: str, theirs: Callable[[str], bool]) -> None:
+        self.said, self.theirs = said, theirs
 
     def __call__(self, what: str, call: Callable[[], T]) -> T:
         """What `call` returns.
@@ -241,15 +299,15 @@ class Guard:
             with contextlib.redirect_stdout(sys.stderr):
                 return call()
         except InputError as error:
-            raise InputError(f"{self.file}: {error}") from None
+            raise InputError(f"{self.said}: {error}") from None
         except SyntaxError as error:
-            raise InputError(f"{error.filename or self.file} is not Python: line {error.lineno}: {error.msg}") from None
+            raise InputError(f"{error.filename or self.said} is not Python: line {error.lineno}: {error.msg}") from None
         except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)
-            theirs = [frame for frame in frames if frame.filename == str(self.file)]
+            theirs = [frame for frame in frames if self.theirs(frame.filename)]
             where = f"line {theirs[-1].lineno} ({theirs[-1].line}) raised" if theirs else "raised"
             reason = " ".join(str(error).split())
-            raise InputError(f"{self.file}: {what}: {where} {type(error).__name__}: {reason}") from None
+            raise InputError(f"{self.said}: {what}: {where} {type(error).__name__}: {reason}") from None
 
 
 @lru_cache

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from harness import __version__
 from harness.cli.app import app
 from harness.cli.helping import GROUPS
-from harness.sweep.config import SweepConfig
+from harness.sweeps.config import SweepConfig
 from tests.store.stores import filled
 
 LONG_ENOUGH = "import this\n" * 50

@@ -15,7 +15,7 @@ from harness.cli.app import at_home
 from harness.cli.guarded import INTERRUPTED, guarded
 from harness.errors import InputError
 from harness.machine import surroundings
-from harness.sweep.config import load_config
+from harness.sweeps.config import load_config
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -6,7 +6,7 @@ import pytest
 from harness.predict import this_machine
 from harness.predict.overtakings import overtakings
 from tests.predict.test_this_machine import SHAPE, calibration
-from tests.sweep.test_forecast import PLANS, forecaster, point
+from tests.sweeps.test_forecast import PLANS, forecaster, point
 from tests.tiny import plan
 
 DEVICE = this_machine.measured(calibration(), 2, 1 << 30)

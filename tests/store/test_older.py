@@ -10,7 +10,7 @@ import pytest
 from harness.plan import Plan, complete, upgraded
 from harness.store import older
 from harness.store.store import Store
-from harness.sweep.single import _recorded
+from harness.sweeps.single import _recorded
 from tests.tiny import knobs
 
 RECORDED = Path(__file__).parents[1] / "sweep" / "recorded" / "results"

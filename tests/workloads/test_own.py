@@ -16,7 +16,7 @@ import torch
 from harness import workloads
 from harness.errors import InputError, StoreError
 from harness.workloads import create
-from harness.workloads.own import Own
+from harness.workloads.own import File, Own
 
 EXAMPLE = Path(__file__).parents[1] / "example_model" / "mixer.py"
 SMALL = """
@@ -206,8 +206,10 @@ def test_a_file_that_changes_under_a_sweep_is_not_trained(tmp_path: Path) -> Non
     path = tmp_path / "mine.py"
     started = make(path, SMALL.format(**GOOD), tmp_path / "cache")
     assert started.predictions is None
+    assert isinstance(started.source, File)
+    later = replace(started, source=replace(started.source, source_id="another"))  # as a rank that imports it finds it
     with pytest.raises(RuntimeError, match="has changed since the start"):
-        _ = replace(started, source_id="another").predictions  # as a rank that imports it later finds it
+        _ = later.predictions
 
 
 def test_a_helper_beside_the_file_is_part_of_the_workload(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_a_helper_beside_the_file_is_part_of_the_workload(tmp_path: Path) -> Non
         folder.mkdir()
         (folder / "helper_of_mine.py").write_text(f"WIDTH = {width}\n")
         text = "from helper_of_mine import WIDTH\n" + SMALL.format(**GOOD)
-        ids.add(make(folder / "mine.py", text, tmp_path / "cache").source_id)
+        ids.add(make(folder / "mine.py", text, tmp_path / "cache").workload_id)
         del sys.modules["helper_of_mine"]  # another process starts without it
     assert len(ids) == 2
 

@@ -1,0 +1,1 @@
+"""What other Python code and notebooks call; `import harness` offers it."""

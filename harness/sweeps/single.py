@@ -1,0 +1,81 @@
+"""One plan, run once: given as settings, as a TOML file, or as the id of a plan in the results folder."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import strategies
+from harness import launchers
+from harness.errors import InputError, UnknownNameError
+from harness.plan import Plan, parse_settings
+from harness.rank import PRELOAD
+from harness.search.feasible import why_not
+from harness.store.store import Store
+from harness.sweeps.config import load_config
+from harness.sweeps.experiment import prepare
+from harness.sweeps.launches import calibrated, make_runner
+from harness.sweeps.sweep import REFERENCE_STEPS
+from harness.trial.runner import Result
+from strategies.knob import Setting
+
+
+def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: Mapping[str, Any]) -> Result:
+    """Check, launch and record one plan.
+
+    Args:
+        plan_id: of a plan in the store, or None.
+        path: a TOML file with knobs, or None.
+        pairs: NAME=VALUE; these win over the file.
+        options: fields of SweepConfig.
+
+    Raises:
+        InputError: a plan that cannot run, with the reason, or options that cannot be used.
+    """
+    config = load_config(None, options)
+    experiment = prepare(config)
+    store = Store(config.results)
+    if plan_id is not None:
+        if path is not None or pairs:
+            raise InputError("give a plan id, or --plan and --set, but not both")
+        plan = _recorded(store, plan_id)
+    else:
+        knobs = strategies.knobs(strategies.registry().values())
+        plan = experiment.plan({**_from_file(path), **parse_settings(pairs, knobs)})
+    if config.world_size is None:
+        experiment = replace(experiment, world_size=plan.world_size)
+    workload = next(iter(experiment.workloads.values()))
+    reason = why_not(plan, experiment.facts(workload), strategies.registry().values())
+    if reason is not None:
+        raise InputError(f"this plan cannot run: {reason}")
+    workload.prepare()
+    with launchers.create("local", PRELOAD) as launcher:
+        launcher.warm_up()
+        runner = make_runner(experiment, launcher, store, config.name or "runs")
+        facts, alone = experiment.facts(workload), experiment.reference_plan(workload)
+        runner.reference(alone, workload, replace(facts, world_size=1), REFERENCE_STEPS)
+        calibrated(experiment, runner, probed=False)
+        return runner.run(plan, workload, facts, profile=runner.profile(plan, workload, facts)[0])
+
+
+def _from_file(path: Path | None) -> dict[str, Setting]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"the plan {path} cannot be read: {error}") from None
+
+
+def _recorded(store: Store, plan_id: str) -> Plan:
+    # An earlier version called a plan that it recorded in other words by another id.
+    for as_recorded in (False, True):
+        trials = store.trials(as_recorded=as_recorded)
+        found = trials[trials["plan_id"] == plan_id]
+        if not found.empty:
+            last = found.iloc[-1]
+            return Plan.from_json(last["knobs"], int(last["schema_version"]) if as_recorded else None)
+    raise UnknownNameError("plan", plan_id, set(trials["plan_id"]))

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from harness import launchers
 from harness.launchers.launcher import Launcher
-from harness.rank import PRELOAD
+from harness.rank import preload_for
 from tests.tiny import Laboratory
 
 LAUNCHES = ("e2e", "faults")
@@ -69,7 +69,7 @@ def _launches(item: pytest.Item) -> bool:
 def launcher() -> Iterator[Launcher]:
     """One fork server for every trial of the tests."""
     # What jobs of the tests are made of too: each rank would import it to read its job.
-    with launchers.create("local", (*PRELOAD, "tests.tiny")) as started:
+    with launchers.create("local", (*preload_for("hf:"), "tests.tiny")) as started:
         yield started
 
 

@@ -106,7 +106,7 @@ def _run(config: SweepConfig, passed: TorchWorkload | None, progress: bool) -> S
     from rich.console import Console
 
     from harness import launchers
-    from harness.rank import PRELOAD
+    from harness.rank import preload_for
     from harness.sweeps import interrupts
     from harness.sweeps.display import SweepDisplay
 
@@ -117,7 +117,7 @@ def _run(config: SweepConfig, passed: TorchWorkload | None, progress: bool) -> S
     seconds = None if config.time_budget is None else config.seconds
     with (
         interrupts.once([signal.SIGINT]),
-        launchers.create("local", PRELOAD) as launcher,
+        launchers.create("local", preload_for(config.workload)) as launcher,
         SweepDisplay(console, seconds, config.trials) as display,
     ):
         launcher.warm_up()  # its imports take as long as ours and go on meanwhile

@@ -22,14 +22,14 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
 
     began = time.monotonic()
     from harness import launchers
-    from harness.rank import PRELOAD
+    from harness.rank import preload_for
     from harness.sweeps.config import load_config
     from harness.sweeps.display import SweepDisplay, print_result
 
     config = load_config(path, options)
     console = _console(to_stderr=as_json)
     with (
-        launchers.create("local", PRELOAD) as launcher,
+        launchers.create("local", preload_for(config.workload)) as launcher,
         SweepDisplay(console, None if config.time_budget is None else config.seconds, config.trials) as display,
     ):
         launcher.warm_up()  # its imports take as long as ours and go on meanwhile
@@ -256,7 +256,7 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     """Measure what predictions are made from, whether it is known or not."""
     from harness import launchers
     from harness.errors import MeasurementError
-    from harness.rank import PRELOAD
+    from harness.rank import preload_for
     from harness.store.store import Store
     from harness.sweeps.config import load_config
     from harness.sweeps.experiment import prepare
@@ -265,7 +265,7 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     options = {"results": results, "workload": workload, "world_size": world_size}
     experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
     store, hardware_id = Store(results), experiment.hardware.hardware_id
-    with launchers.create("local", PRELOAD) as launcher:
+    with launchers.create("local", preload_for(workload)) as launcher:
         found = calibrated(experiment, make_runner(experiment, launcher, store, "calibration"), anew=True)
     if found.peak is None or found.ranks is None:
         raise MeasurementError("the machine could not be measured; what was known of it is kept")

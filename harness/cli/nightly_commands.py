@@ -83,7 +83,7 @@ def _night(
     from harness import launchers
     from harness.nightly import environment, night, pages
     from harness.nightly.history import History
-    from harness.rank import PRELOAD
+    from harness.rank import preload_for
     from harness.search.feasible import why_not
     from harness.store.store import Store
     from harness.sweeps.experiment import prepare
@@ -101,7 +101,7 @@ def _night(
     store, sweep = Store(config.results), f"nightly-{suite.name}"
     machine = experiment.hardware
     history = History(config.results, suite.name, machine.hardware_id, machine.machine_id)
-    with history.alone(), _resumable(say), launchers.create("local", PRELOAD) as launcher:
+    with history.alone(), _resumable(say), launchers.create("local", preload_for(config.workload)) as launcher:
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, sweep)
         runner.measurement = night.measurement(suite)

@@ -11,6 +11,12 @@ PRELOAD = ("harness.rank.preload",)
 """What a launcher may import once for all ranks."""
 
 
+def preload_for(*workloads: str | None) -> tuple[str, ...]:
+    """Likewise for workloads as they are written: what is imported last sees to it that ranks share all of it."""
+    of_transformers = any(workload and workload.startswith("hf:") for workload in workloads)
+    return (*(("harness.rank.preload_transformers",) if of_transformers else ()), *PRELOAD)
+
+
 def train(job: Job, rank: int) -> None:
     """A trial's part in one rank's process, which ends with it."""
     from harness.rank import main

@@ -12,7 +12,7 @@ import strategies
 from harness import launchers
 from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan, parse_settings
-from harness.rank import PRELOAD
+from harness.rank import preload_for
 from harness.search.feasible import why_not
 from harness.store.store import Store
 from harness.sweeps.config import load_config
@@ -52,7 +52,7 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
     if reason is not None:
         raise InputError(f"this plan cannot run: {reason}")
     workload.prepare()
-    with launchers.create("local", PRELOAD) as launcher:
+    with launchers.create("local", preload_for(config.workload)) as launcher:
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, config.name or "runs")
         facts, alone = experiment.facts(workload), experiment.reference_plan(workload)

@@ -1,0 +1,28 @@
+"""Imported once by the fork server where models of transformers are trained: two seconds that no rank spends again.
+
+Not where torch is built for an accelerator: the package asks for its devices as it is imported, and what has asked
+cannot be forked any more. There each rank imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+MODULES = (
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",  # which imports what most families share
+    "harness.workloads.hf",
+)
+
+
+def load() -> None:
+    """Import what ranks need beside what all need."""
+    import torch
+
+    if not any((torch.version.cuda, torch.version.hip, getattr(torch.version, "xpu", None))):
+        for name in MODULES:
+            importlib.import_module(name)
+
+
+load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,6 +48,8 @@ class Hf(Workload):
     """Tokens of a sample; 1 for pictures."""
     weights: Mapping[str, hf_weights.Place]
     """Parameter -> where its pretrained value is; empty if all are random."""
+    lora: hf_model.Lora = hf_model.WITHOUT
+    """Its adapters."""
     weights_id: str = ""
     """A hash of the checkpoint."""
     dropout: tuple[str, ...] = ()
@@ -81,6 +83,7 @@ class Hf(Workload):
             "length": self.length,
             "data": self.examples.data_id,
             "weights": self.weights_id,
+            **({"lora": asdict(self.lora)} if self.lora.rank else {}),
         }
 
     def prepare(self) -> None:
@@ -101,12 +104,17 @@ class Hf(Workload):
             torch.manual_seed(self.seed)
             model = hf_model.make(self.config, self.task, attention).train()
         surveying.without_dropout(model)
+        if self.lora.rank:
+            hf_model.with_adapters(model, self.lora, self.task)
         if self.survey is not None:
             for name in self.survey.unused:
                 model.get_parameter(name).requires_grad_(False)
         return hf_model.adapted(model, self.inputs)
 
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        if ".lora_" in name:
+            return hf_model.adapter(name, shape, self.seed, device)
+        name = name.replace(".base_layer.", ".")
         if name in self.weights:
             return hf_weights.value(self.weights[name]).to(device)
         return hf_model.initial(hf_model.skeleton(self.config, self.task), name, self.seed, device)
@@ -141,13 +149,15 @@ def create(text: str, fields: Mapping[str, str], request: Request) -> Hf:
 
     Args:
         text: path of a folder or of a config.json, or a name in the local cache.
-        fields: task, weights, blocks, max_length.
+        fields: task, weights, blocks, max_length, lora, lora_targets.
         request: the other options.
 
     Raises:
         InputError: the model, its data or a field cannot be used.
     """
-    given = replace(request, name="hf", fields=fields).parsed(task=str, weights=str, blocks=int, max_length=int)
+    given = replace(request, name="hf", fields=fields).parsed(
+        task=str, weights=str, blocks=int, max_length=int, lora=int, lora_targets=str
+    )
     file = hf_model.located(text)
     written = hf_model.read(file)
     task = hf_model.task_of(written, given.get("task"), file)
@@ -166,6 +176,7 @@ def create(text: str, fields: Mapping[str, str], request: Request) -> Hf:
         length=length,
         weights={},
         dropout=dropout,
+        lora=hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear")),
     )
     workload = replace(workload, survey=_surveyed(workload, file))
     if kind == "pretrained":
@@ -178,7 +189,7 @@ def create(text: str, fields: Mapping[str, str], request: Request) -> Hf:
 
 def _name(file: Path, given: Mapping[str, Any]) -> str:
     stem = file.parent.name if file.name == "config.json" else file.stem
-    more = [f"{name}{value}" for name, value in sorted(given.items()) if name in ("blocks", "weights")]
+    more = [f"{name}{value}" for name, value in sorted(given.items()) if name in ("blocks", "weights", "lora")]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([stem or "model", *more])).strip("-.") or "model"
 
 
@@ -314,8 +325,8 @@ def _facts_of(config: str, task: str, blocks: tuple[str, ...], row: bool) -> dic
     """What the model's own class tells."""
     model, known = hf_model.skeleton(config, task), hf_model.configuration(config)
     divided, counts = hf_plans.divisions(model, known)
-    heads, kv_heads = (int(getattr(known, n, 0) or 0) for n in ("num_attention_heads", "num_key_value_heads"))
     tokens = hf_plans.by_tokens(model, divided, blocks) if row and task == "causal-lm" else None
+    heads, kv_heads = (int(getattr(known, n, 0) or 0) for n in ("num_attention_heads", "num_key_value_heads"))
     width = int(getattr(known, "hidden_size", 0) or 0)
     return {
         "tensor_parallel": {**divided, **(tokens or {})},
@@ -332,6 +343,11 @@ def _facts_of(config: str, task: str, blocks: tuple[str, ...], row: bool) -> dic
 
 def _facts(workload: Hf) -> ModelFacts:
     found = workload.found
+    known = _facts_of(workload.config, workload.task, found.blocks, bool(found.row.stem))
+    if workload.lora.rank:
+        with hollow.parameters():
+            divided = hf_plans.with_adapters(workload.build(), known["tensor_parallel"])
+        known = {**known, "tensor_parallel": divided}
     return ModelFacts(
         parameters=found.parameters,
         blocks=found.blocks,
@@ -343,5 +359,5 @@ def _facts(workload: Hf) -> ModelFacts:
         whole_because=found.row.against,
         tied=found.tied,
         shared_blocks=found.shared_blocks,
-        **_facts_of(workload.config, workload.task, found.blocks, bool(found.row.stem)),
+        **known,
     )

@@ -208,6 +208,72 @@ def make(text: str, task: str, attention: str | None) -> nn.Module:
     return model
 
 
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters beside frozen layers (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int
+    """Of the adapters; 0: none, and everything is trained."""
+    targets: str = "all-linear"
+    """Layers that get one: "all-linear", or ends of their names joined by |."""
+
+
+WITHOUT = Lora(0)
+
+
+def with_adapters(model: nn.Module, lora: Lora, task: str) -> nn.Module:
+    """The model with adapters in place, alpha twice the rank; they are trained, and heads that a checkpoint lacks.
+
+    Raises:
+        InputError: the package is missing, or no layer has such a name.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise InputError("lora= needs the package peft: pip install 'distributed-harness[hf]'") from None
+    targets: Any = lora.targets.split("|") if lora.targets != "all-linear" else lora.targets
+    made: Any = LoraConfig(r=lora.rank, lora_alpha=2 * lora.rank, target_modules=targets, lora_dropout=0.0)
+    if targets == "all-linear":
+        made.target_modules = _linear(model)
+    try:
+        inject_adapter_in_model(made, model)
+    except ValueError as error:
+        raise InputError(f"lora_targets={lora.targets}: {' '.join(str(error).split())[:200]}") from None
+    if task.endswith("classification"):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or not name.startswith(f"{model.base_model_prefix}."))
+    return model
+
+
+def _linear(model: Any) -> list[str]:
+    """Names of the matrices inside the model, without its heads."""
+    prefix = f"{model.base_model_prefix}."
+    kinds = ("Linear", "Conv1D")
+    inner = [
+        n for n, m in model.named_modules() if type(m).__name__ in kinds and m is not model.get_output_embeddings()
+    ]
+    within = [name for name in inner if name.startswith(prefix)]
+    return within or inner
+
+
+def adapter(name: str, shape: tuple[int, ...], seed: int, device: torch.device) -> torch.Tensor:
+    """The initial value of an adapter's parameter: B is zero, so that the first losses are those of the model without
+    it; A is drawn as peft draws it.
+
+    Args:
+        name: of the parameter.
+        shape: `[outputs, inputs]`.
+        seed: of the weights.
+        device: where it is made.
+    """
+    if "lora_B" in name:
+        return torch.zeros(shape, device=device)
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7]))
+    value = torch.empty(shape, device=device)
+    return nn.init.kaiming_uniform_(value, a=5**0.5, generator=generator)
+
+
 def adapted(model: nn.Module, inputs: Sequence[str]) -> nn.Module:
     """The same model, called with tensors in order, and returning its logits."""
     kind: Any = type(model)

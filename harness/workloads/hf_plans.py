@@ -147,6 +147,28 @@ def _of_plan(model: Any, path: str, module: nn.Module) -> Split | None:
     return Split.ROW_HEADS if split is Split.ROW and name in AFTER else split
 
 
+def with_adapters(model: nn.Module, divided: Mapping[str, Split]) -> dict[str, Split]:
+    """How a model is divided whose layers have low-rank adapters, from how it is without; nothing where an adapter is
+    of stacked experts.
+
+    Beside divided outputs, A is whole and B divided as the layer is; beside divided inputs, A is, and B sees the sum.
+    """
+    found: dict[str, Split] = {}
+    for path, split in divided.items():
+        module = model.get_submodule(path)
+        if not hasattr(module, "lora_A"):
+            found[path] = split
+        elif split is Split.EXPERTS:
+            return {}
+        elif split in (Split.ROW, Split.ROW_HEADS):
+            found |= {f"{path}.base_layer": split, f"{path}.lora_A.default": split}
+            found[f"{path}.lora_B.default"] = Split.SEQUENCE
+        else:
+            found |= {f"{path}.base_layer": split, f"{path}.lora_A.default": Split.WHOLE}
+            found[f"{path}.lora_B.default"] = split
+    return found
+
+
 def by_tokens(model: Any, divided: Mapping[str, Split], blocks: tuple[str, ...]) -> dict[str, Split] | None:
     """The modules that see a share of the tokens under sequence parallelism, or None where layers may need them all.
 

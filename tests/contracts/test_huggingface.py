@@ -44,10 +44,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @lru_cache
-def workload(family: str, folder: Path) -> Workload:
+def workload(family: str, folder: Path, fields: str = "") -> Workload:
     """A family, on what is drawn, or the digits."""
     made = create(
-        f"hf:{written(family, folder)}", cache=folder, seq_len=None if family == "vit" else 32, global_batch_size=8
+        f"hf:{written(family, folder)}{fields}",
+        cache=folder,
+        seq_len=None if family == "vit" else 32,
+        global_batch_size=8,
     )
     made.prepare()
     return made
@@ -63,3 +66,28 @@ def test_it_follows_one_process_or_is_refused(family: str, name: str, folder: Pa
         return
     assert refusal is None
     assert laboratory.follows(way, made)["numerics_max_rel_error"] <= EXACT
+
+
+@pytest.mark.parametrize("name", [*(name for name in PLANS if name != "tp-dp"), "zero1-torch", "fsdp2"])
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_adapters_follow_one_process(family: str, name: str, folder: Path, laboratory: Laboratory) -> None:
+    pytest.importorskip("peft")
+    more: dict[str, Settings] = {
+        "zero1-torch": {"dp": 2, "data_parallel": "zero1", "zero1_impl": "torch"},
+        "fsdp2": {"dp": 2, "data_parallel": "zero2", "zero2_impl": "fsdp2"},
+    }
+    made, way = workload(family, folder, ",lora=4"), {"micro_batch_size": 2, **{**PLANS, **more}[name]}
+    if name == "sequence" and family == "bert":
+        assert why_not(way, made) == REFUSED[name].format(made.name)
+        return
+    assert why_not(way, made) is None
+    assert laboratory.follows(way, made)["numerics_max_rel_error"] <= EXACT
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "t5", "gpt2"])
+def test_adapters_begin_where_the_model_without_them_does(family: str, folder: Path, laboratory: Laboratory) -> None:
+    pytest.importorskip("peft")
+    way: Settings = {"micro_batch_size": 4}
+    base, other = (laboratory.run(way, workload(family, folder, fields)) for fields in ("", ",lora=4"))
+    assert base["loss_first"] == other["loss_first"]
+    assert other["memory_optimizer_bytes"] < base["memory_optimizer_bytes"] / 2

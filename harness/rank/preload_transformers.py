@@ -7,11 +7,13 @@ cannot be forked any more. There each rank imports it.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 
 MODULES = (
     "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",  # which imports what most families share
+    "peft",
     "harness.workloads.hf",
 )
 
@@ -20,8 +22,9 @@ def load() -> None:
     """Import what ranks need beside what all need."""
     import torch
 
+    there = [name for name in MODULES if importlib.util.find_spec(name.partition(".")[0])]
     if not any((torch.version.cuda, torch.version.hip, getattr(torch.version, "xpu", None))):
-        for name in MODULES:
+        for name in there:
             importlib.import_module(name)
 
 

@@ -13,6 +13,7 @@ from harness.errors import InputError
 from harness.rank.main import build
 from harness.sweeps.experiment import Experiment
 from harness.workloads import hollow, initial
+from harness.workloads.hf import Hf
 from harness.workloads.own import Own
 from harness.workloads.surveying import pure
 from harness.workloads.workload import Workload
@@ -69,9 +70,11 @@ def _facts(workload: Workload) -> Iterator[Line]:
     yield Line("derived", "shared weights", "yes" if facts.tied else "none")
     counted = "counted in every step" if workload.predictions is None else f"{workload.predictions:g}"
     yield Line("derived", "predictions", f"{counted} of a sample" if workload.predictions else counted)
-    if isinstance(workload, Own):
+    if isinstance(workload, Own | Hf):
         found = workload.survey
-        yield Line("derived", "dropout", f"set to 0 in {', '.join(found.dropout)}" if found.dropout else "none")
+        assert found is not None
+        dropped = (*workload.dropout, *found.dropout) if isinstance(workload, Hf) else found.dropout
+        yield Line("derived", "dropout", f"set to 0 in {', '.join(dropped)}" if dropped else "none")
         stages = f"after {', '.join(found.row.stem)}" if found.row.stem else f"none: {found.row.against}"
         yield Line("derived", "stages", stages)
         yield Line("derived", "without use", f"{', '.join(found.unused)}: frozen" if found.unused else "none")

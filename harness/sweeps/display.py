@@ -82,6 +82,8 @@ class SweepDisplay:
             self.console.print(f"          {say}: {batch} is used; --global-batch chooses another", highlight=False)
         if machine.unused:
             self.console.print(f"note      {machine.unused}", highlight=False, markup=False, soft_wrap=True)
+        for text in dict.fromkeys(workload.note for workload in experiment.workloads.values() if workload.note):
+            self.console.print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
         if self.seconds is None and self.trials is None:
             self.seconds = experiment.seconds
             self.progress.update(self.task, total=self.seconds)

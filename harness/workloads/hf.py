@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from harness.workloads import hf_model, hf_plans, hf_weights, hollow, pictures, 
 from harness.workloads.data import load
 from harness.workloads.hf_data import FIELDS, Drawn, Examples, Shown, Texts, Windows, Words, codec_of
 from harness.workloads.hf_model import TASKS
+from harness.workloads.request import Request
 from harness.workloads.rows import existing
 from harness.workloads.workload import Workload
 from strategies.cross_entropy import cross_entropy, predictions
 from strategies.facts import ModelFacts
-
-if TYPE_CHECKING:
-    from harness.workloads import Request
 
 LENGTH = 128
 """Default tokens of a sample."""
@@ -137,6 +135,10 @@ class Hf(Workload):
             return None
         right = (outputs.detach().argmax(-1) == batch["labels"]).sum().float()
         return right, predictions(batch["labels"])
+
+    @property
+    def note(self) -> str:
+        return surveying.dropout_note((*self.dropout, *self.found.dropout))
 
     def flops_per_step(self) -> float:
         """Those of matrix products, convolutions and attention, forward and backward, as torch's FlopCounterMode counts
@@ -273,7 +275,7 @@ def _texts(task: str, words: Words, tokenizer: Path, known: Any, request: Reques
         tokenizer=tokenizer.resolve(),
         data_id=f"{store.folder.name}-{words.length}",
         words=words,
-        classes=dict(known.label2id or {}),
+        classes={str(name): int(number) for number, name in (known.id2label or {}).items()},
     )
 
 

@@ -49,7 +49,8 @@ def places(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[st
         file, there = keys[key]
         if there != shape:
             raise InputError(
-                f"{file} does not fit the configuration: {key} is {list(there)}, but the model's {name} {list(shape)}"
+                f"{file} does not fit the configuration: {key} is {list(there)}, but the model's {name} is "
+                f"{list(shape)}"
             )
         found[name] = Place(file, key)
     used = {place.key for place in found.values()}
@@ -83,6 +84,8 @@ def _stacks(found: Mapping[str, Place]) -> set[str]:
 
 
 def _keys(folder: Path) -> tuple[dict[str, tuple[Path, tuple[int, ...]]], str]:
+    from safetensors import safe_open
+
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -95,7 +98,7 @@ def _keys(folder: Path) -> tuple[dict[str, tuple[Path, tuple[int, ...]]], str]:
     keys: dict[str, tuple[Path, tuple[int, ...]]] = {}
     for file in files:
         try:
-            opened = _opened(file)
+            opened = safe_open(file, "pt")
             shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118 - no mapping
             size = file.stat().st_size
         except Exception as error:  # the package raises its own kinds, and OSError

@@ -200,6 +200,10 @@ class Own(Workload):
     def metric(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float] | None:
         return None if self.asked.metric is None else self.asked.metric(outputs, batch)
 
+    @property
+    def note(self) -> str:
+        return surveying.dropout_note(self.survey.dropout)
+
     def flops_per_step(self) -> float:
         """Those of matrix products, convolutions and attention, forward and backward, as torch's FlopCounterMode counts
         them in one pass over one sample."""

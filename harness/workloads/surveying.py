@@ -152,6 +152,14 @@ def without_dropout(model: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
+def dropout_note(names: Sequence[str]) -> str:
+    """What a user is told of dropouts that were set to 0; "" if there were none."""
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"dropout was set to 0 ({', '.join(names[:3])}{more}): its masks would be others in each plan"
+
+
 def _without_content(model: nn.Module) -> None:
     """Under fake tensors: parameters that have shapes alone become ones that can be computed with; ties stay ties."""
     made: dict[nn.Parameter, nn.Parameter] = {}

@@ -107,6 +107,11 @@ class Workload(ABC):
         """Model FLOPs of one optimizer step over all ranks, recomputation not counted; docstrings name the source."""
 
     @property
+    def note(self) -> str:
+        """What the user should know of it before it is trained, one sentence; "" if nothing."""
+        return ""
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens (or samples, if they are not sequences) of one optimizer step."""
         return self.global_batch_size * self.seq_len

@@ -14,7 +14,7 @@ from tests.e2e.test_main_job import SWEEP, run
 
 pytestmark = pytest.mark.e2e
 
-RECORDED = Path(__file__).parents[1] / "sweep" / "recorded"
+RECORDED = Path(__file__).parents[1] / "sweeps" / "recorded"
 THERE = "cpu-intel-xeon-2c-24g-f80b8b"
 """The machine that recorded them; this one takes them for its own."""
 OPTIONS = [

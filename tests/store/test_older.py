@@ -13,7 +13,7 @@ from harness.store.store import Store
 from harness.sweeps.single import _recorded
 from tests.tiny import knobs
 
-RECORDED = Path(__file__).parents[1] / "sweep" / "recorded" / "results"
+RECORDED = Path(__file__).parents[1] / "sweeps" / "recorded" / "results"
 MIB_IN_MB = 1.048576
 
 

@@ -33,6 +33,8 @@ def training(bucket_mb: float, dtype: torch.dtype = torch.float32, reduce: torch
         trained=lambda: list(made.named_parameters()),
         weight_decay=lambda name: 0.1,
         share=lambda name, sharded: 1.0,
+        whole_name=lambda name: name,
+        copies=set(),
     )
 
 

@@ -28,7 +28,8 @@ def test_a_file_is_told_what_was_derived_and_what_is_refused(tmp_path: Path) -> 
     assert derived["dropout"] == f"set to 0 in {', '.join(f'layers.{i}.dropout' for i in range(5))}"
     assert derived["without use"] == "left_over.weight, left_over.bias: frozen"
     refused = {line.name: line.found for line in found if line.state == "refused"}
-    assert refused["tp=2, sequence_parallel=True"] == "mixer declares no stream that sequence_parallel could divide"
+    assert refused["tp=2, sequence_parallel=True"].startswith("layers of mixer may need every token")
+    assert derived["stages"] == "after stem"
     assert {line.name for line in found if line.state == "ok"} >= {"batches", "loss", "tp=2", "data_parallel=ddp, dp=2"}
 
 

@@ -87,6 +87,7 @@ def launches(runner: FakeRunner, ceiling: int | None = None, **options: Any) -> 
         config=SweepConfig(results=Path("unused"), **options),
         workloads={workload.global_batch_size: workload},
         memory_ceiling_bytes=ceiling,
+        passed=False,
         knobs=knobs(),
         facts=lambda workload: None,
     )

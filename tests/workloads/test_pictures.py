@@ -75,9 +75,10 @@ def test_files_of_mnists_format_are_read(tmp_path: Path, end: str) -> None:
 def test_the_hash_is_of_the_content_however_it_is_packed(tmp_path: Path) -> None:
     one, other = idx(tmp_path / "a"), idx(tmp_path / "b", end=".gz")
     (one / "train-images-idx3-ubyte").rename(one / "train-images.idx3-ubyte")
-    assert read(one, tmp_path).data_id == load(other, cache=tmp_path, size=9).data_id
+    found = read(one, tmp_path)
+    assert found.data_id == load(other, cache=tmp_path, size=9).data_id
     labels = struct.pack(">2I", 0x801, 5) + bytes([0, 1, 2, 0, 1])
-    assert load(idx(tmp_path / "c", labels=labels), cache=tmp_path, size=4).data_id != read(one, tmp_path).data_id
+    assert load(idx(tmp_path / "c", labels=labels), cache=tmp_path, size=4).data_id != found.data_id
 
 
 def test_a_folder_has_a_sub_folder_for_each_class(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ class ModelFacts:
 
     parameters: int
     """Number of parameters, tied ones counted once."""
+    frozen: int = 0
+    """How many of them are not trained."""
     blocks: tuple[str, ...]
     """Fully qualified names of the repeated blocks, in order; () if the model has none."""
     block_flops: float = 1.0

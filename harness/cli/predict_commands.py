@@ -214,7 +214,7 @@ def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any]
     found = [(point, forecast) for point in points if (forecast := forecaster.forecast(point)) is not None]
     size, made = next(iter(experiment.workloads.items()))
     if not found:
-        raise InputError(f"{made.name} is no transformer: nothing can be predicted")
+        raise InputError(f"closed forms say nothing about {made.name}: nothing can be predicted")
     found.sort(key=lambda pair: (pair[1].fits(held) is False, pair[1].step_time_s))
     names = _names([point.plan for point, _ in found[:top]], size)
     return {

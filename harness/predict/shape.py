@@ -5,6 +5,7 @@ Every dimension may be a numpy array instead of a number; then every property is
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +19,10 @@ Number: TypeAlias = Any
 
 Flag: TypeAlias = Any
 """True or False, or a numpy array of them."""
+
+
+CLOSE = 0.05
+"""Share of its parameters by which a model may differ from the formulas' and still be described by them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +59,36 @@ class Shape:
 
     @classmethod
     def of_facts(cls, model: ModelFacts, seq_len: int) -> Shape:
-        """The shape of a workload's model.
+        """The shape of a workload's model. Whether it has gates, biases and learned positions is told by how many
+        parameters it has.
 
         Raises:
-            InputError: the model is no stack of attention layers, so these formulas say nothing about it.
+            InputError: the model is no stack of attention layers with as many parameters, or is not trained whole, so
+                these formulas say nothing about it.
         """
         if not (model.blocks and model.width and model.heads):
             raise InputError("closed forms are for transformers, but this model has no attention layers of one width")
-        return cls(
-            width=model.width,
-            layers=len(model.blocks),
-            heads=model.heads,
-            kv_heads=model.heads,
-            hidden=model.hidden or 4 * model.width,
-            seq_len=seq_len,
-            vocab=model.vocab_size,
-            tied=model.tied,
-        )
+        if model.frozen:
+            raise InputError("closed forms are for models that are trained whole, but this one is frozen in part")
+        known: dict[str, Any] = {
+            "width": model.width,
+            "layers": len(model.blocks),
+            "heads": model.heads,
+            "kv_heads": model.kv_heads or model.heads,
+            "hidden": model.hidden or 4 * model.width,
+            "seq_len": seq_len,
+            "vocab": model.vocab_size,
+            "tied": model.tied,
+        }
+        kinds = itertools.product((True, False), (False, True), (False, True))
+        shapes = [cls(**known, positions=p, biases=b, gated=g) for p, b, g in kinds]
+        nearest = min(shapes, key=lambda shape: abs(shape.parameters - model.parameters))
+        if abs(nearest.parameters - model.parameters) > CLOSE * model.parameters:
+            raise InputError(
+                f"closed forms are for decoders of equal layers, which would have {nearest.parameters:,.0f} parameters "
+                f"with these dimensions, but this model has {model.parameters:,}"
+            )
+        return nearest
 
     @property
     def kv_share(self) -> Number:

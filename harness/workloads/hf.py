@@ -352,6 +352,7 @@ def _facts(workload: Hf) -> ModelFacts:
         known = {**known, "tensor_parallel": divided}
     return ModelFacts(
         parameters=found.parameters,
+        frozen=found.frozen,
         blocks=found.blocks,
         block_flops=found.block_flops or 1.0,
         head_flops=found.head_flops,

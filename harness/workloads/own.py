@@ -166,6 +166,7 @@ class Own(Workload):
         found = self.survey
         return ModelFacts(
             parameters=found.parameters,
+            frozen=found.frozen,
             blocks=found.blocks,
             block_flops=found.block_flops or 1.0,
             head_flops=found.head_flops,

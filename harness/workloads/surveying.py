@@ -25,6 +25,8 @@ class Survey:
 
     parameters: int
     """Number of parameters, tied ones counted once."""
+    frozen: int
+    """How many of them are not trained."""
     tied: bool
     """Whether a parameter has several names."""
     blocks: tuple[str, ...]
@@ -94,6 +96,7 @@ def look(
     by_module = {name.partition(".")[2]: float(sum(counts.values())) for name, counts in forward.items()}
     return Survey(
         parameters=sum(p.numel() for _, p in named),
+        frozen=sum(p.numel() for name, p in named if not p.requires_grad or name in unused),
         tied=len(named) < len(list(model.named_parameters(remove_duplicate=False))),
         blocks=blocks,
         unused=unused,

@@ -37,6 +37,35 @@ def test_a_model_without_attention_is_refused_in_one_sentence() -> None:
         Shape.of_facts(ModelFacts(parameters=10, blocks=()), seq_len=1)
 
 
+LLAMA_FACTS = {
+    "parameters": int(LLAMA.parameters),
+    "blocks": tuple(f"layers.{i}" for i in range(LLAMA.layers)),
+    "heads": LLAMA.heads,
+    "kv_heads": LLAMA.kv_heads,
+    "vocab_size": LLAMA.vocab,
+    "width": LLAMA.width,
+    "hidden": LLAMA.hidden,
+}
+
+
+def test_gates_and_positions_are_told_by_the_number_of_parameters() -> None:
+    facts = ModelFacts(**LLAMA_FACTS)
+    shape = Shape.of_facts(facts, seq_len=8192)
+    assert (shape.gated, shape.positions, shape.biases, shape.kv_heads) == (True, False, False, LLAMA.kv_heads)
+    assert shape.parameters == LLAMA.parameters
+
+
+def test_a_model_with_other_parameters_than_its_dimensions_tell_is_refused() -> None:
+    experts = {**LLAMA_FACTS, "parameters": 5 * int(LLAMA.parameters)}
+    with pytest.raises(InputError, match="closed forms are for decoders of equal layers"):
+        Shape.of_facts(ModelFacts(**experts), seq_len=8192)
+
+
+def test_a_model_that_is_frozen_in_part_is_refused() -> None:
+    with pytest.raises(InputError, match="trained whole"):
+        Shape.of_facts(ModelFacts(**LLAMA_FACTS, frozen=1), seq_len=8192)
+
+
 def test_a_dimension_below_one_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="layers must be at least 1, but got 0"):
         Shape(width=8, layers=0, heads=1, kv_heads=1, hidden=32, seq_len=4, vocab=16)

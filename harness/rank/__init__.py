@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.workloads.minis import MINIS
+
 if TYPE_CHECKING:
     from harness.launchers.job import Job
 
@@ -13,7 +15,7 @@ PRELOAD = ("harness.rank.preload",)
 
 def preload_for(*workloads: str | None) -> tuple[str, ...]:
     """Likewise for workloads as they are written: what is imported last sees to it that ranks share all of it."""
-    of_transformers = any(workload and workload.startswith("hf:") for workload in workloads)
+    of_transformers = any(workload and workload.startswith(("hf:", *MINIS)) for workload in workloads)
     return (*(("harness.rank.preload_transformers",) if of_transformers else ()), *PRELOAD)
 
 

@@ -137,6 +137,12 @@ def _hf(request: Request, *, path: str) -> Workload:
     return hf.create(path, request.fields, request)
 
 
+def _mini(request: Request) -> Workload:
+    from harness.workloads import hf
+
+    return hf.named(request)
+
+
 FAMILIES: dict[str, Factory] = {
     "gpt": _gpt,  # short for gpt-nano, to be given fields
     "gpt-nano": _gpt,
@@ -145,6 +151,11 @@ FAMILIES: dict[str, Factory] = {
     "gpt-350m": _gpt,
     "gpt-1.3b": _gpt,
     "cnn": _cnn,
+    "llama-mini": _mini,
+    "moe-mini": _mini,
+    "bert-mini": _mini,
+    "t5-mini": _mini,
+    "vit-mini": _mini,
 }
 """The workloads of this package."""
 

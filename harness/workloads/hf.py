@@ -14,18 +14,14 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import hf_model, hf_plans, hf_weights, hollow, pictures, ragged, surveying
-from harness.workloads.data import load
-from harness.workloads.hf_data import FIELDS, Drawn, Examples, Shown, Texts, Windows, Words, codec_of
+from harness.workloads import hf_model, hf_plans, hf_sources, hf_weights, hollow, library, surveying
+from harness.workloads.hf_data import Drawn, Examples, Shown, Texts
 from harness.workloads.hf_model import TASKS
+from harness.workloads.minis import MINIS
 from harness.workloads.request import Request
-from harness.workloads.rows import existing
 from harness.workloads.workload import Workload
 from strategies.cross_entropy import cross_entropy, predictions
 from strategies.facts import ModelFacts
-
-LENGTH = 128
-"""Default tokens of a sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,120 +159,56 @@ def create(text: str, fields: Mapping[str, str], request: Request) -> Hf:
     file = hf_model.located(text)
     written = hf_model.read(file)
     task = hf_model.task_of(written, given.get("task"), file)
-    config, dropout = hf_model.canonical(written, given.get("blocks"), file)
-    length = _length(config, task, request.seq_len or given.get("max_length"))
     kind = given.get("weights", "random")
     if kind not in ("random", "pretrained"):
         raise InputError(f"weights must be random or pretrained, but got {kind!r}")
-    workload = Hf(
-        name=_name(file, given),
-        seed=request.seed,
-        global_batch_size=request.global_batch_size or TASKS[task].batch,
-        config=config,
-        task=task,
-        examples=_examples(config, task, length, file, request),
-        length=length,
-        weights={},
-        dropout=dropout,
-        lora=hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear")),
-    )
-    workload = replace(workload, survey=_surveyed(workload, file))
+    stem = file.parent.name if file.name == "config.json" else file.stem
+    workload = _described(written, task, file, replace(request, name=stem), given)
     if kind == "pretrained":
-        _, shapes = _shapes(workload)
-        weights, weights_id = hf_weights.places(file.parent, shapes)
+        weights, weights_id = hf_weights.places(file.parent, _shapes(workload)[1])
         workload = replace(workload, weights=weights, weights_id=weights_id)
     _check_initial(workload)
     return workload
 
 
-def _name(file: Path, given: Mapping[str, Any]) -> str:
-    stem = file.parent.name if file.name == "config.json" else file.stem
+def named(request: Request) -> Hf:
+    """One of the small models in `MINIS`, on data that need no file.
+
+    Args:
+        request: its name, its fields (blocks, lora, lora_targets), and the other options.
+
+    Raises:
+        InputError: an option or a field cannot be used, or a package is missing.
+    """
+    given = request.parsed(blocks=int, lora=int, lora_targets=str)
+    task, written = MINIS[request.name]
+    if task == "sequence-classification":
+        written = {**written, "id2label": dict(enumerate(library.packages(library.PACKAGES)))}
+    return _described(written, task, Path(request.name), request, given)
+
+
+def _described(written: dict[str, Any], task: str, file: Path, request: Request, given: Mapping[str, Any]) -> Hf:
+    """The workload of a configuration that is known to be one."""
+    config, dropout = hf_model.canonical(written, given.get("blocks"), file)
+    length = hf_sources.length(config, task, request.seq_len or given.get("max_length"))
+    workload = Hf(
+        name=_name(request.name, given),
+        seed=request.seed,
+        global_batch_size=request.global_batch_size or TASKS[task].batch,
+        config=config,
+        task=task,
+        examples=hf_sources.examples(config, task, length, file.parent, request),
+        length=length,
+        weights={},
+        dropout=dropout,
+        lora=hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear")),
+    )
+    return replace(workload, survey=_surveyed(workload, file))
+
+
+def _name(stem: str, given: Mapping[str, Any]) -> str:
     more = [f"{name}{value}" for name, value in sorted(given.items()) if name in ("blocks", "weights", "lora")]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([stem or "model", *more])).strip("-.") or "model"
-
-
-def _length(config: str, task: str, asked: int | None) -> int:
-    if task == "image-classification":
-        return 1
-    most = getattr(hf_model.configuration(config), "max_position_embeddings", None)
-    if asked is not None and isinstance(most, int) and 0 < most < asked:
-        raise InputError(f"a sample of {asked} tokens is longer than the model's {most} positions; ask for fewer")
-    return asked or min(LENGTH, most if isinstance(most, int) and most > 0 else LENGTH)
-
-
-def _words(config: str, length: int, codec: Any) -> Words:
-    known = hf_model.configuration(config)
-    pad = known.pad_token_id if isinstance(known.pad_token_id, int) and known.pad_token_id >= 0 else 0
-    start = getattr(known, "decoder_start_token_id", None)
-    mask = next(
-        (codec.token_to_id(m) for m in ("[MASK]", "<mask>") if codec and codec.token_to_id(m) is not None), None
-    )
-    return Words(
-        vocab_size=known.vocab_size,
-        pad=pad,
-        start=pad if start is None else start,
-        mask=known.vocab_size - 1 if mask is None else mask,
-        length=length,
-        classes=known.num_labels,
-    )
-
-
-def _examples(config: str, task: str, length: int, file: Path, request: Request) -> Examples:
-    known = hf_model.configuration(config)
-    if task == "image-classification":
-        request.refuse("tokenizer", "seq_len")
-        size = known.image_size if isinstance(known.image_size, int) else max(known.image_size)
-        found = pictures.load(request.data, cache=request.cache, size=size)
-        if found.classes > known.num_labels:
-            raise InputError(
-                f"{found.description} has {found.classes} classes, but the model's configuration has "
-                f"{known.num_labels}; give it an id2label of as many"
-            )
-        return Shown(pictures=found, size=size, channels=known.num_channels)
-    beside = file.parent / "tokenizer.json"
-    path = request.tokenizer or (beside if beside.is_file() else None)
-    if request.data is None:
-        request.refuse("tokenizer")
-        return Drawn(task=task, words=_words(config, length, None))
-    if path is None and request.data.suffix.lower() != ".npy":
-        raise InputError(f"{file.parent} has no tokenizer.json for the text of --data; give one by --tokenizer")
-    codec = None if path is None else codec_of(existing(path, "tokenizer file"), known.vocab_size)
-    words = _words(config, length, codec)
-    if task in FIELDS:
-        assert path is not None
-        return _texts(task, words, path, known, request)
-    data = load(request.data, cache=request.cache, seq_len=length, tokenizer=path, field=request.field)
-    if data.vocab_size > known.vocab_size:
-        raise InputError(
-            f"{request.data} has tokens up to {data.vocab_size - 1}, but the model's configuration says "
-            f"vocab_size={known.vocab_size}"
-        )
-    return Windows(task=task, data=data, words=words)
-
-
-def _texts(task: str, words: Words, tokenizer: Path, known: Any, request: Request) -> Texts:
-    from harness.workloads import rows
-
-    assert request.data is not None
-    fields = FIELDS[task] if request.field == "text" else tuple(name.strip() for name in request.field.split(","))
-    if len(fields) != 2:
-        raise InputError(
-            f"{task} needs two fields, such as --field {','.join(FIELDS[task])}, but got {request.field!r}"
-        )
-    source = existing(request.data, "data").resolve()
-    next(rows.read(source, fields))  # the first row must have them before anything is begun
-    parts = (ragged.fingerprint(source), ragged.fingerprint(tokenizer), task, *fields)
-    store = ragged.Ragged(folder=ragged.address(request.cache, *parts), columns=Texts.COLUMNS, label=str(request.data))
-    return Texts(
-        task=task,
-        store=store,
-        source=source,
-        fields=fields,
-        tokenizer=tokenizer.resolve(),
-        data_id=f"{store.folder.name}-{words.length}",
-        words=words,
-        classes={str(name): int(number) for number, name in (known.id2label or {}).items()},
-    )
 
 
 def _surveyed(workload: Hf, file: Path) -> surveying.Survey:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from harness.errors import InputError
-from harness.workloads import rows
+from harness.workloads import library, rows
 from harness.workloads.data import TokenData, counter_hash, load_tokenizer, vocab_size_of
 from harness.workloads.pictures import Pictures
 from harness.workloads.ragged import Ragged
@@ -144,6 +144,21 @@ class Windows(Examples):
         return _tensors(input_ids=tokens[:, :-1], labels=tokens[:, 1:])
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of a text."""
+
+    ids: list[int]
+
+
+class Bytes:
+    """UTF-8 in place of a tokenizer: 0 fills up, 1 begins, 2 ends, and a byte is 3 more than itself."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """The tokens of each text."""
+        return [Encoded([1, *(byte + 3 for byte in text.encode()), 2]) for text in texts]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Texts(Examples):
     """Texts of various lengths with a class, with a class a token, or with another text, padded to one length."""
@@ -151,10 +166,12 @@ class Texts(Examples):
     task: str
     """A key of `FIELDS`."""
     store: Ragged
-    source: Path
+    source: Path | None
+    """What is read; None: functions of the standard library."""
     fields: tuple[str, ...]
     """Two fields of the source."""
-    tokenizer: Path
+    tokenizer: Path | None
+    """None takes UTF-8 bytes as tokens."""
     data_id: str
     """Of the content of source and tokenizer, the fields and the length."""
     words: Words
@@ -165,15 +182,20 @@ class Texts(Examples):
 
     @property
     def description(self) -> str:  # type: ignore[override]
-        return self.source.name
+        return "functions of Python's standard library" if self.source is None else self.source.name
 
     @property
     def predictions(self) -> float | None:  # type: ignore[override]
         return 1.0 if self.task == "sequence-classification" else None
 
     def prepare(self) -> None:
-        codec = load_tokenizer(self.tokenizer)
-        self.store.store(lambda: rows.read(self.source, self.fields), lambda some: self._encoded(some, codec))
+        codec = Bytes() if self.tokenizer is None else load_tokenizer(self.tokenizer)
+        self.store.store(self._rows, lambda some: self._encoded(some, codec))
+
+    def _rows(self) -> Iterator[Row]:
+        if self.source is not None:
+            return rows.read(self.source, self.fields)
+        return library.described() if self.task == "seq2seq" else library.labelled()
 
     def _encoded(self, some: Sequence[Row], codec: Any) -> Iterator[dict[str, Sequence[int]]]:
         one, other = self.fields

@@ -13,6 +13,7 @@ import torch
 from harness.errors import HarnessError
 from harness.workloads import create
 from harness.workloads.hf import Hf
+from harness.workloads.minis import MINIS
 from strategies.cross_entropy import IGNORED
 from strategies.facts import Split
 from tests.families import FAMILIES, VOCABULARY, written
@@ -218,6 +219,39 @@ def test_text_is_read_in_windows_by_the_models_tokenizer(tmp_path: Path) -> None
     text.write_text("a line of text, another line and so on and on " * 40)
     batch = made(tmp_path, "llama", data=text, seq_len=16).samples(0, np.arange(4))
     assert torch.equal(batch["input_ids"][:, 1:], batch["labels"][:, :-1])
+
+
+# -- small models that need no file
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_a_named_model_needs_no_file(name: str, tmp_path: Path) -> None:
+    if name == "vit-mini":
+        pytest.importorskip("sklearn")
+    workload = create(name, cache=tmp_path / "cache", global_batch_size=8)
+    assert isinstance(workload, Hf)
+    workload.prepare()
+    assert (workload.name, workload.workload_id.rpartition("-")[0]) == (name, name)
+    whole, alone = workload.samples(2, np.arange(8)), workload.samples(2, np.array([5]))
+    assert all(torch.equal(whole[part][5:6], alone[part]) for part in whole)
+    assert 1e5 < workload.facts().parameters < 1e7
+    if name == "bert-mini":
+        assert 0 <= int(whole["labels"].min()) <= int(whole["labels"].max()) < 8
+        assert (whole["input_ids"][:, 0] == 1).all()
+    if name == "t5-mini":
+        assert (whole["labels"] != IGNORED).any()
+    assert create(f"{name}:blocks=2", cache=tmp_path, global_batch_size=8).name == f"{name}-blocks2"
+
+
+def test_a_named_model_reads_text_as_bytes(tmp_path: Path) -> None:
+    data = lines(tmp_path / "d.jsonl", {"text": "été", "label": 3})
+    workload = create("bert-mini", cache=tmp_path, data=data, global_batch_size=2, seq_len=16)
+    workload.prepare()
+    batch = workload.samples(0, np.array([0]))
+    assert batch["input_ids"][0].tolist() == [1, *(byte + 3 for byte in "été".encode()), 2, *[0] * 9]
+    assert batch["labels"].tolist() == [3]
+    with pytest.raises(HarnessError, match="takes no tokenizer"):
+        create("llama-mini", cache=tmp_path, tokenizer=data)
 
 
 # -- what is refused

@@ -82,7 +82,7 @@ def test_cnn_refuses_options_that_mean_nothing_to_it(option: dict[str, Any], tmp
 
 
 def test_an_unknown_name_gets_the_nearest_and_all_valid_ones(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"did you mean 'gpt-nano'\? valid are cnn, gpt, gpt-1.3b"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'gpt-nano'\? valid are bert-mini, cnn, gpt, gpt-1.3b"):
         create("gpt-nanno", cache=tmp_path)
 
 

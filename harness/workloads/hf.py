@@ -181,10 +181,15 @@ def named(request: Request) -> Hf:
         InputError: an option or a field cannot be used, or a package is missing.
     """
     given = request.parsed(blocks=int, lora=int, lora_targets=str)
-    task, written = MINIS[request.name]
-    if task == "sequence-classification":
-        written = {**written, "id2label": dict(enumerate(library.packages(library.PACKAGES)))}
-    return _described(written, task, Path(request.name), request, given)
+    mini = MINIS[request.name]
+    classes = library.packages(library.PACKAGES) if mini.task == "sequence-classification" else ()
+    names = {"id2label": dict(enumerate(classes))} if classes else {}
+    asked = replace(
+        request,
+        seq_len=request.seq_len or mini.length,
+        global_batch_size=request.global_batch_size or mini.batch,
+    )
+    return _described({**mini.config, **names}, mini.task, Path(request.name), asked, given)
 
 
 def _described(written: dict[str, Any], task: str, file: Path, request: Request, given: Mapping[str, Any]) -> Hf:

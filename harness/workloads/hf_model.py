@@ -42,15 +42,15 @@ class Task:
 
 TASKS = {
     "causal-lm": Task("ForCausalLM", "AutoModelForCausalLM", ("input_ids",), 8),
-    "masked-lm": Task("ForMaskedLM", "AutoModelForMaskedLM", ("input_ids", "attention_mask"), 32),
+    "masked-lm": Task("ForMaskedLM", "AutoModelForMaskedLM", ("input_ids", "attention_mask"), 16),
     "sequence-classification": Task(
         "ForSequenceClassification", "AutoModelForSequenceClassification", ("input_ids", "attention_mask"), 64
     ),
     "token-classification": Task(
-        "ForTokenClassification", "AutoModelForTokenClassification", ("input_ids", "attention_mask"), 32
+        "ForTokenClassification", "AutoModelForTokenClassification", ("input_ids", "attention_mask"), 16
     ),
     "seq2seq": Task(
-        "ForConditionalGeneration", "AutoModelForSeq2SeqLM", ("input_ids", "attention_mask", "decoder_input_ids"), 32
+        "ForConditionalGeneration", "AutoModelForSeq2SeqLM", ("input_ids", "attention_mask", "decoder_input_ids"), 8
     ),
     "image-classification": Task("ForImageClassification", "AutoModelForImageClassification", ("pixel_values",), 64),
 }

@@ -1,7 +1,8 @@
-"""Small models of transformers that need no file: as long a step as gpt-nano's on a CPU, with what gpt-nano lacks."""
+"""Small models of transformers that need no file, with what gpt-nano lacks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 BYTES = 256
@@ -20,12 +21,30 @@ _DECODER: dict[str, Any] = {
     "eos_token_id": None,
     "tie_word_embeddings": False,
 }
-MINIS: dict[str, tuple[str, dict[str, Any]]] = {
+
+
+@dataclass(frozen=True)
+class Mini:
+    """One of them."""
+
+    task: str
+    """What it is trained to do."""
+    batch: int
+    """Samples of a step."""
+    length: int | None
+    """Tokens of a sample; None for pictures."""
+    config: dict[str, Any]
+    """Its configuration."""
+
+
+MINIS: dict[str, Mini] = {
     # Rotary positions, grouped heads, gates, an output projection of its own.
-    "llama-mini": ("causal-lm", {"model_type": "llama", **_DECODER, "intermediate_size": 688}),
+    "llama-mini": Mini("causal-lm", 8, 128, {"model_type": "llama", **_DECODER, "intermediate_size": 688}),
     # A router, and of each token's experts two of eight.
-    "moe-mini": (
+    "moe-mini": Mini(
         "causal-lm",
+        8,
+        128,
         {
             "model_type": "mixtral",
             **_DECODER,
@@ -34,8 +53,10 @@ MINIS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_experts_per_tok": 2,
         },
     ),
-    "bert-mini": (
+    "bert-mini": Mini(
         "sequence-classification",
+        32,
+        64,
         {
             "model_type": "bert",
             "vocab_size": MARKED,
@@ -47,8 +68,10 @@ MINIS: dict[str, tuple[str, dict[str, Any]]] = {
             "pad_token_id": 0,
         },
     ),
-    "t5-mini": (
+    "t5-mini": Mini(
         "seq2seq",
+        8,
+        64,
         {
             "model_type": "t5",
             "vocab_size": MARKED,
@@ -63,8 +86,10 @@ MINIS: dict[str, tuple[str, dict[str, Any]]] = {
             "decoder_start_token_id": 0,
         },
     ),
-    "vit-mini": (
+    "vit-mini": Mini(
         "image-classification",
+        64,
+        None,
         {
             "model_type": "vit",
             "hidden_size": 128,
@@ -78,4 +103,4 @@ MINIS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-"""Name -> (task, configuration)."""
+"""By name."""

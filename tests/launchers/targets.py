@@ -73,8 +73,9 @@ if __name__ == "__main__":
     from pathlib import Path
 
     from harness import launchers
+    from tests.launchers import targets  # by its name: ranks do not import the program that starts them
     from tests.trial.fake_ranks import job
 
     with launchers.create(sys.argv[1]) as launcher:
-        ranks = launcher.start(replace(job(), folder=Path(sys.argv[2])), wait)
+        ranks = launcher.start(replace(job(), folder=Path(sys.argv[2])), targets.wait)
         ranks.wait(60.0)

@@ -157,8 +157,8 @@ def _cut(model: Any, index: int, count: int) -> Any:
     kept = names[index * len(names) // count : (index + 1) * len(names) // count]
     for name in set(names) - set(kept):
         del model.blocks[name]
-    model.stem = model.stem if index == 0 else None
-    model.head = model.head if index == count - 1 else None
+    model.stem = model.stem if index == 0 else nn.Identity()
+    model.head = model.head if index == count - 1 else nn.Identity()
     return model
 
 

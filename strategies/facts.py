@@ -6,6 +6,10 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+EXPERT_TILE = 16
+"""Features of stacked experts that stay together: torch's grouped products need rows whose bytes are a multiple of 16,
+in every format."""
+
 
 class Split(enum.Enum):
     """How tensor parallelism divides a module's weight over the ranks of a tensor-parallel group."""

@@ -22,17 +22,13 @@ from torch.func import functional_call
 
 from strategies.base import Slot, Strategy, UnsuitableError
 from strategies.cross_entropy import Divided, divided_vocabulary
-from strategies.facts import Facts
+from strategies.facts import EXPERT_TILE, Facts
 from strategies.knob import Choice, Knob, Range, Setting, Settings
 from strategies.movements import Enter, GatherSequence, KeepShare, Leave, ScatterSequence
 from strategies.training import holds
 
 if TYPE_CHECKING:
     from strategies.training import Batch, Training, Weighed
-
-
-EXPERT_TILE = 16
-"""Features of experts that stay together: grouped products take rows whose bytes are a multiple of 16."""
 
 
 class TensorParallel(Strategy):

@@ -13,9 +13,9 @@ PRELOAD = ("harness.rank.preload",)
 """What a launcher may import once for all ranks."""
 
 
-def preload_for(*workloads: str | None) -> tuple[str, ...]:
-    """Likewise for workloads as they are written: what is imported last sees to it that ranks share all of it."""
-    of_transformers = any(workload and workload.startswith(("hf:", *MINIS)) for workload in workloads)
+def preload_for(workload: str | None) -> tuple[str, ...]:
+    """Likewise for a workload as it is written: what is imported last sees to it that ranks share all of it."""
+    of_transformers = workload is not None and workload.startswith(("hf:", *MINIS))
     return (*(("harness.rank.preload_transformers",) if of_transformers else ()), *PRELOAD)
 
 

@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from harness.rank.torch_build import built_for_an_accelerator
+
 NEEDED = (
     "torch",
     "torch._dynamo",
@@ -46,13 +48,6 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def built_for_an_accelerator() -> bool:
-    """Whether torch was: attributes, no question to a driver."""
-    import torch
-
-    return any((torch.version.cuda, torch.version.hip, getattr(torch.version, "xpu", None)))
 
 
 def poisoned() -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
+from harness.rank.torch_build import built_for_an_accelerator
+
 MODULES = (
     "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",
@@ -20,10 +22,8 @@ MODULES = (
 
 def load() -> None:
     """Import what ranks need beside what all need."""
-    import torch
-
     there = [name for name in MODULES if importlib.util.find_spec(name.partition(".")[0])]
-    if not any((torch.version.cuda, torch.version.hip, getattr(torch.version, "xpu", None))):
+    if not built_for_an_accelerator():
         for name in there:
             importlib.import_module(name)
 

@@ -70,14 +70,11 @@ def _facts(workload: Workload) -> Iterator[Line]:
     yield Line("derived", "shared weights", "yes" if facts.tied else "none")
     counted = "counted in every step" if workload.predictions is None else f"{workload.predictions:g}"
     yield Line("derived", "predictions", f"{counted} of a sample" if workload.predictions else counted)
+    yield Line("derived", "dropout", f"set to 0 in {', '.join(workload.dropped)}" if workload.dropped else "none")
+    yield Line("derived", "stages", f"after {', '.join(facts.stem)}" if facts.stem else f"none: {facts.whole_because}")
     if isinstance(workload, Own | Hf):
-        found = workload.survey
-        assert found is not None
-        dropped = (*workload.dropout, *found.dropout) if isinstance(workload, Hf) else found.dropout
-        yield Line("derived", "dropout", f"set to 0 in {', '.join(dropped)}" if dropped else "none")
-        stages = f"after {', '.join(found.row.stem)}" if found.row.stem else f"none: {found.row.against}"
-        yield Line("derived", "stages", stages)
-        yield Line("derived", "without use", f"{', '.join(found.unused)}: frozen" if found.unused else "none")
+        unused = workload.survey.unused
+        yield Line("derived", "without use", f"{', '.join(unused)}: frozen" if unused else "none")
     yield Line("derived", "FLOPs", f"{workload.flops_per_step():.3g} a step of {workload.global_batch_size} samples")
 
 

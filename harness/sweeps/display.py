@@ -82,7 +82,10 @@ class SweepDisplay:
             self.console.print(f"          {say}: {batch} is used; --global-batch chooses another", highlight=False)
         if machine.unused:
             self.console.print(f"note      {machine.unused}", highlight=False, markup=False, soft_wrap=True)
-        for text in dict.fromkeys(workload.note for workload in experiment.workloads.values() if workload.note):
+        if dropped := next(iter(experiment.workloads.values())).dropped:
+            more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
+            names = f"{', '.join(dropped[:3])}{more}"
+            text = f"dropout was set to 0 ({names}): its masks would be others in each plan"
             self.console.print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
         if self.seconds is None and self.trials is None:
             self.seconds = experiment.seconds

@@ -134,7 +134,7 @@ def _own(request: Request, *, file: str, function: str) -> Workload:
 def _hf(request: Request, *, path: str) -> Workload:
     from harness.workloads import hf
 
-    return hf.create(path, request.fields, request)
+    return hf.create(path, request)
 
 
 def _mini(request: Request) -> Workload:

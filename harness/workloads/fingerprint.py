@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 OURS = ("harness", "strategies")
+"""Not the user's, even where their code lies beside them; which of them are imported differs between commands."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _CLASS_NOTES = {
     *("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__firstlineno__", "__static_attributes__"),

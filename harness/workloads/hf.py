@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 
 from harness.errors import InputError
 from harness.workloads import hf_model, hf_plans, hf_sources, hf_weights, hollow, library, surveying
-from harness.workloads.hf_data import Drawn, Examples, Shown, Texts
+from harness.workloads.hf_data import Examples
 from harness.workloads.hf_model import TASKS
 from harness.workloads.minis import MINIS
 from harness.workloads.request import Request
@@ -48,18 +49,12 @@ class Hf(Workload):
     """A hash of the checkpoint."""
     dropout: tuple[str, ...] = ()
     """Fields of the configuration that were set to 0."""
-    survey: surveying.Survey | None = None
-    """What one pass of the model told; None only until it has been made."""
+    survey: surveying.Survey
+    """What one pass of the model told."""
 
     @property
     def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
         return TASKS[self.task].inputs
-
-    @property
-    def found(self) -> surveying.Survey:
-        """What one pass of the model told."""
-        assert self.survey is not None
-        return self.survey
 
     @property
     def seq_len(self) -> int:
@@ -84,26 +79,12 @@ class Hf(Workload):
         self.examples.prepare()
 
     def facts(self) -> ModelFacts:
-        return _facts(self)
+        found = self.survey
+        known = _dimensions(self.config, self.task, self.lora, found.blocks, bool(found.row.stem))
+        return found.facts(**known)
 
     def build(self) -> nn.Module:
-        return self.made(None)
-
-    def made(self, attention: str | None) -> nn.Module:
-        """The model, with an attention of this name in place of its default.
-
-        Constructors that draw buffers draw them alike on every rank.
-        """
-        with torch.random.fork_rng([]):
-            torch.manual_seed(self.seed)
-            model = hf_model.make(self.config, self.task, attention).train()
-        surveying.without_dropout(model)
-        if self.lora.rank:
-            hf_model.with_adapters(model, self.lora, self.task)
-        if self.survey is not None:
-            for name in self.survey.unused:
-                model.get_parameter(name).requires_grad_(False)
-        return hf_model.adapted(model, self.inputs)
+        return _made(self.config, self.task, self.lora, self.seed, unused=self.survey.unused)
 
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         if ".lora_" in name:
@@ -119,9 +100,7 @@ class Hf(Workload):
     def loss(
         self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | float]:
-        labels = batch["labels"]
-        number = float(labels.numel()) if self.predictions is not None else predictions(labels)
-        return cross_entropy(outputs, labels), number
+        return _loss(outputs, batch, self.predictions)
 
     def metric(
         self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]
@@ -133,29 +112,26 @@ class Hf(Workload):
         return right, predictions(batch["labels"])
 
     @property
-    def note(self) -> str:
-        return surveying.dropout_note((*self.dropout, *self.found.dropout))
+    def dropped(self) -> tuple[str, ...]:
+        return (*self.dropout, *self.survey.dropout)
 
     def flops_per_step(self) -> float:
         """Those of matrix products, convolutions and attention, forward and backward, as torch's FlopCounterMode counts
         them in one pass over one sample; of experts, those that a token has."""
-        return self.found.flops * self.global_batch_size
+        return self.survey.flops * self.global_batch_size
 
 
-def create(text: str, fields: Mapping[str, str], request: Request) -> Hf:
+def create(text: str, request: Request) -> Hf:
     """The workload of a model of transformers, after everything about it that needs no training was tried.
 
     Args:
         text: path of a folder or of a config.json, or a name in the local cache.
-        fields: task, weights, blocks, max_length, lora, lora_targets.
-        request: the other options.
+        request: its fields (task, weights, blocks, max_length, lora, lora_targets), and the other options.
 
     Raises:
         InputError: the model, its data or a field cannot be used.
     """
-    given = replace(request, name="hf", fields=fields).parsed(
-        task=str, weights=str, blocks=int, max_length=int, lora=int, lora_targets=str
-    )
+    given = request.parsed(task=str, weights=str, blocks=int, max_length=int, lora=int, lora_targets=str)
     file = hf_model.located(text)
     written = hf_model.read(file)
     task = hf_model.task_of(written, given.get("task"), file)
@@ -163,7 +139,9 @@ def create(text: str, fields: Mapping[str, str], request: Request) -> Hf:
     if kind not in ("random", "pretrained"):
         raise InputError(f"weights must be random or pretrained, but got {kind!r}")
     stem = file.parent.name if file.name == "config.json" else file.stem
-    workload = _described(written, task, file, replace(request, name=stem), given)
+    described = Described(stem, written, task, file)
+    length = request.seq_len or given.get("max_length")
+    workload = described.workload(request, given, length, functools.partial(hf_sources.of_model, folder=file.parent))
     if kind == "pretrained":
         weights, weights_id = hf_weights.places(file.parent, _shapes(workload)[1])
         workload = replace(workload, weights=weights, weights_id=weights_id)
@@ -184,31 +162,60 @@ def named(request: Request) -> Hf:
     mini = MINIS[request.name]
     classes = library.packages(library.PACKAGES) if mini.task == "sequence-classification" else ()
     names = {"id2label": dict(enumerate(classes))} if classes else {}
-    asked = replace(
-        request,
-        seq_len=request.seq_len or mini.length,
-        global_batch_size=request.global_batch_size or mini.batch,
-    )
-    return _described({**mini.config, **names}, mini.task, Path(request.name), asked, given)
+    asked = replace(request, global_batch_size=request.global_batch_size or mini.batch)
+    described = Described(request.name, {**mini.config, **names}, mini.task, Path(request.name))
+    return described.workload(asked, given, request.seq_len or mini.length, hf_sources.of_bytes)
 
 
-def _described(written: dict[str, Any], task: str, file: Path, request: Request, given: Mapping[str, Any]) -> Hf:
-    """The workload of a configuration that is known to be one."""
-    config, dropout = hf_model.canonical(written, given.get("blocks"), file)
-    length = hf_sources.length(config, task, request.seq_len or given.get("max_length"))
-    workload = Hf(
-        name=_name(request.name, given),
-        seed=request.seed,
-        global_batch_size=request.global_batch_size or TASKS[task].batch,
-        config=config,
-        task=task,
-        examples=hf_sources.examples(config, task, length, file.parent, request),
-        length=length,
-        weights={},
-        dropout=dropout,
-        lora=hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear")),
-    )
-    return replace(workload, survey=_surveyed(workload, file))
+@dataclass(frozen=True)
+class Described:
+    """A configuration that is known to be one of transformers."""
+
+    stem: str
+    """What the workload is called, without what was asked for."""
+    written: dict[str, Any]
+    """The configuration as it is written."""
+    task: str
+    """A key of `TASKS`."""
+    file: Path
+    """Where it is written, for sentences."""
+
+    def workload(
+        self,
+        request: Request,
+        given: Mapping[str, Any],
+        length: int | None,
+        examples: Callable[[str, str, int, Request], Examples],
+    ) -> Hf:
+        """Its workload with random weights.
+
+        Args:
+            request: the options.
+            given: its fields as values.
+            length: tokens of a sample, as asked.
+            examples: (configuration, task, tokens of a sample, request) -> where samples come from.
+        """
+        config, dropout = hf_model.canonical(self.written, given.get("blocks"), self.file)
+        tokens = hf_sources.length(config, self.task, length)
+        found = examples(config, self.task, tokens, request)
+        lora = hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear"))
+        try:
+            survey = _surveyed(config, self.task, lora, found)
+        except InputError as error:
+            raise InputError(f"{self.file}: {error}") from None
+        return Hf(
+            name=_name(self.stem, given),
+            seed=request.seed,
+            global_batch_size=request.global_batch_size or TASKS[self.task].batch,
+            config=config,
+            task=self.task,
+            examples=found,
+            length=tokens,
+            weights={},
+            dropout=dropout,
+            lora=lora,
+            survey=survey,
+        )
 
 
 def _name(stem: str, given: Mapping[str, Any]) -> str:
@@ -216,28 +223,39 @@ def _name(stem: str, given: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([stem or "model", *more])).strip("-.") or "model"
 
 
-def _surveyed(workload: Hf, file: Path) -> surveying.Survey:
+def _made(
+    config: str, task: str, lora: hf_model.Lora, seed: int, *, attention: str | None = None, unused: Sequence[str] = ()
+) -> nn.Module:
+    """The model of a workload; constructors that draw buffers draw them alike on every rank."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = hf_model.make(config, task, attention).train()
+    if lora.rank:
+        hf_model.with_adapters(model, lora, task)
+    for name in unused:
+        model.get_parameter(name).requires_grad_(False)
+    surveying.without_dropout(model)
+    return hf_model.adapted(model, TASKS[task].inputs)
+
+
+def _loss(
+    outputs: torch.Tensor, batch: Mapping[str, torch.Tensor], each: float | None
+) -> tuple[torch.Tensor, torch.Tensor | float]:
+    labels = batch["labels"]
+    return cross_entropy(outputs, labels), predictions(labels) if each is None else float(labels.numel())
+
+
+def _surveyed(config: str, task: str, lora: hf_model.Lora, examples: Examples) -> surveying.Survey:
     """By an attention whose products are counted, of a batch that has shapes alone."""
-    batch = {name: torch.zeros_like(t) for name, t in _shaped(workload).items()}
     with hollow.parameters():
-        model: Any = workload.made("eager")
+        model: Any = _made(config, task, lora, 0, attention="eager")
     if hasattr(model.config, "_experts_implementation"):
         model.config._experts_implementation = "batched_mm"  # counts the active experts, and needs no values
-    try:
-        return surveying.look(model, workload.inputs, workload.loss, batch, None)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
 
+    def loss(outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
+        return _loss(outputs, batch, examples.predictions)
 
-def _shaped(workload: Hf) -> Mapping[str, torch.Tensor]:
-    """A batch of one sample as the workload's; data that are not prepared yet cannot be asked."""
-    if isinstance(workload.examples, Texts):
-        return Drawn(task=workload.task, words=workload.examples.words).samples(0, [0], 0)
-    if isinstance(workload.examples, Shown):
-        known = workload.examples
-        pixels = torch.zeros(1, known.channels, known.size, known.size)
-        return {"pixel_values": pixels, "labels": torch.zeros(1, dtype=torch.long)}
-    return workload.samples(0, np.arange(1))
+    return surveying.look(model, TASKS[task].inputs, loss, examples.shaped(), None)
 
 
 def _shapes(workload: Hf) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
@@ -260,15 +278,19 @@ def _check_initial(workload: Hf) -> None:
 
 
 @lru_cache(maxsize=8)
-def _facts_of(config: str, task: str, blocks: tuple[str, ...], row: bool) -> dict[str, Any]:
-    """What the model's own class tells."""
+def _dimensions(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, ...], row: bool) -> Mapping[str, Any]:
+    """What the model's own class tells strategies."""
     model, known = hf_model.skeleton(config, task), hf_model.configuration(config)
     divided, counts = hf_plans.divisions(model, known)
     tokens = hf_plans.by_tokens(model, divided, blocks) if row and task == "causal-lm" else None
+    divided = {**divided, **(tokens or {})}
+    if lora.rank:
+        with hollow.parameters():
+            divided = hf_plans.with_adapters(_made(config, task, lora, 0), divided)
     heads, kv_heads = (int(getattr(known, n, 0) or 0) for n in ("num_attention_heads", "num_key_value_heads"))
     width = int(getattr(known, "hidden_size", 0) or 0)
     return {
-        "tensor_parallel": {**divided, **(tokens or {})},
+        "tensor_parallel": divided,
         "counts": counts,
         "sequence_parallel": tokens is not None,
         "heads": heads,
@@ -278,26 +300,3 @@ def _facts_of(config: str, task: str, blocks: tuple[str, ...], row: bool) -> dic
         "width": width,
         "hidden": int(getattr(known, "intermediate_size", 0) or getattr(known, "d_ff", 0) or 0),
     }
-
-
-def _facts(workload: Hf) -> ModelFacts:
-    found = workload.found
-    known = _facts_of(workload.config, workload.task, found.blocks, bool(found.row.stem))
-    if workload.lora.rank:
-        with hollow.parameters():
-            divided = hf_plans.with_adapters(workload.build(), known["tensor_parallel"])
-        known = {**known, "tensor_parallel": divided}
-    return ModelFacts(
-        parameters=found.parameters,
-        frozen=found.frozen,
-        blocks=found.blocks,
-        block_flops=found.block_flops or 1.0,
-        head_flops=found.head_flops,
-        stem=found.row.stem,
-        stream=found.row.stream,
-        outputs=found.row.outputs,
-        whole_because=found.row.against,
-        tied=found.tied,
-        shared_blocks=found.shared_blocks,
-        **known,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ Places = npt.NDArray[np.int64]
 MASKED, REPLACED, KEPT = 0.15, 0.8, 0.1
 """Share of the tokens that are predicted; of these, of those that are masked, and of those that stay what they are
 (Devlin et al. 2019, arXiv:1810.04805, section 3.1)."""
+LONGEST = 2**32
+"""Numbers that are kept apart for each sample; none has as many tokens."""
 FIELDS = {
     "sequence-classification": ("text", "label"),
     "token-classification": ("tokens", "labels"),
@@ -49,6 +52,10 @@ class Examples(ABC):
 
     def prepare(self) -> None:  # noqa: B027 - what is drawn needs no preparation
         """Write what ranks map."""
+
+    def shaped(self) -> Tensors:
+        """One sample, of which only the shapes count: what is not prepared cannot be asked for another."""
+        return self.samples(0, [0], 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,26 +97,21 @@ class Drawn(Examples):
         return {"sequence-classification": 1.0, "masked-lm": None}.get(self.task, float(self.words.length))
 
     def samples(self, step: int, indices: npt.ArrayLike, seed: int) -> Tensors:
-        words, numbers = self.words, np.asarray(indices)
-        places = numbers[:, None].astype(np.uint64) * np.uint64(2**20) + np.arange(
-            2 * words.length + 1, dtype=np.uint64
-        )
-        drawn = counter_hash(seed, step, places)
+        words = self.words
+        drawn = _hashes(seed, step, indices, 2 * words.length + 1)
         tokens = (drawn % np.uint64(words.vocab_size)).astype(np.int64)
         first, rest = tokens[:, : words.length], tokens[:, words.length :]
         if self.task == "causal-lm":
             return _tensors(input_ids=first, labels=tokens[:, 1 : words.length + 1])
         if self.task == "masked-lm":
-            return masked(first, words, seed, step, numbers)
+            return masked(first, words, seed, step, indices)
         whole = {"input_ids": first, "attention_mask": np.ones_like(first)}
         if self.task == "seq2seq":
             labels = rest[:, : words.length]
             return _tensors(**whole, decoder_input_ids=_shifted(labels, words), labels=labels)
         labels = (drawn % np.uint64(words.classes)).astype(np.int64)
-        return _tensors(
-            **whole,
-            labels=labels[:, 0] if self.task == "sequence-classification" else labels[:, :-1][:, : words.length],
-        )
+        one = self.task == "sequence-classification"
+        return _tensors(**whole, labels=labels[:, 0] if one else labels[:, : words.length])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +141,7 @@ class Windows(Examples):
     def samples(self, step: int, indices: npt.ArrayLike, seed: int) -> Tensors:
         if self.task == "masked-lm":
             tokens = self.data.windows(step, indices, self.words.length - 1, seed)
-            return masked(tokens, self.words, seed, step, np.asarray(indices))
+            return masked(tokens, self.words, seed, step, indices)
         tokens = self.data.windows(step, indices, self.words.length, seed)
         return _tensors(input_ids=tokens[:, :-1], labels=tokens[:, 1:])
 
@@ -192,6 +194,9 @@ class Texts(Examples):
         codec = Bytes() if self.tokenizer is None else load_tokenizer(self.tokenizer)
         self.store.store(self._rows, lambda some: self._encoded(some, codec))
 
+    def shaped(self) -> Tensors:
+        return Drawn(task=self.task, words=self.words).shaped()
+
     def _rows(self) -> Iterator[Row]:
         if self.source is not None:
             return rows.read(self.source, self.fields)
@@ -229,7 +234,9 @@ class Texts(Examples):
         return {"first": found.ids, "second": labels}
 
     def _class(self, value: Any, where: str) -> int:
-        number = self.classes.get(value, -1) if isinstance(value, str) else value
+        number = value
+        if isinstance(value, str):  # .csv has no numbers
+            number = self.classes.get(value, int(value) if re.fullmatch("[0-9]{1,9}", value) else -1)
         if isinstance(number, bool) or not isinstance(number, int):
             raise InputError(f"{where} must hold a class, a whole number or a name, but holds {type(value).__name__}")
         if not 0 <= number < self.words.classes:
@@ -272,13 +279,16 @@ class Shown(Examples):
     def prepare(self) -> None:
         self.pictures.store()
 
+    def shaped(self) -> Tensors:
+        return {"pixel_values": torch.zeros(1, self.channels, self.size, self.size), "labels": torch.zeros(1).long()}
+
     def samples(self, step: int, indices: npt.ArrayLike, seed: int) -> Tensors:
         chosen = self.pictures.chosen(step, indices, seed)
         pixels = self.pictures.samples(chosen, self.size, self.channels) * 2 - 1  # as the models' own processors scale
         return _tensors(pixel_values=pixels.astype(np.float32), labels=self.pictures.labels_of(chosen))
 
 
-def masked(tokens: Places, words: Words, seed: int, step: int, indices: npt.NDArray[Any]) -> Tensors:
+def masked(tokens: Places, words: Words, seed: int, step: int, indices: npt.ArrayLike) -> Tensors:
     """Tokens of which some are to be predicted, and of these most are masked or replaced.
 
     Args:
@@ -288,11 +298,9 @@ def masked(tokens: Places, words: Words, seed: int, step: int, indices: npt.NDAr
         step: of the training.
         indices: of the samples.
     """
-    places = indices[:, None].astype(np.uint64) * np.uint64(2**20) + np.arange(tokens.shape[1], dtype=np.uint64)
-    chance, kind, other = (counter_hash(seed + 1 + i, step, places) for i in range(3))
-    share = chance / 2.0**64, kind / 2.0**64
-    asked = share[0] < MASKED
-    hidden, drawn = asked & (share[1] < REPLACED), asked & (share[1] >= REPLACED + KEPT)
+    chance, kind, other = (_hashes(seed + 1 + i, step, indices, tokens.shape[1]) for i in range(3))
+    asked, share = chance / 2.0**64 < MASKED, kind / 2.0**64
+    hidden, drawn = asked & (share < REPLACED), asked & (share >= REPLACED + KEPT)
     given = np.where(hidden, words.mask, np.where(drawn, other % np.uint64(words.vocab_size), tokens.astype(np.uint64)))
     labels = np.where(asked, tokens, IGNORED)
     return _tensors(input_ids=given.astype(np.int64), attention_mask=np.ones_like(tokens), labels=labels)
@@ -311,6 +319,12 @@ def codec_of(tokenizer: Path, vocab_size: int) -> Any:
             f"model's configuration says vocab_size={vocab_size}"
         )
     return codec
+
+
+def _hashes(seed: int, step: int, indices: npt.ArrayLike, count: int) -> npt.NDArray[np.uint64]:
+    """So many uniform numbers for each sample, `[len(indices), count]`."""
+    first = np.asarray(indices, np.uint64)[:, None] * np.uint64(LONGEST)
+    return counter_hash(seed, step, first + np.arange(count, dtype=np.uint64))
 
 
 def _shifted(labels: Places, words: Words) -> Places:

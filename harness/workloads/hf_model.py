@@ -17,11 +17,10 @@ from torch import nn
 
 from harness.errors import InputError
 from harness.workloads import hollow
+from strategies.facts import EXPERT_TILE
 
 VERSIONED = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures", "auto_map")
 """Of a configuration, what does not change the model that is trained."""
-EXPERT_TILE = 16
-"""Torch's grouped products need rows whose bytes are a multiple of 16, in every format."""
 LAYERS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
 """Where configurations count their blocks, under the names that `attribute_map` leads to."""
 
@@ -231,10 +230,8 @@ def with_adapters(model: nn.Module, lora: Lora, task: str) -> nn.Module:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise InputError("lora= needs the package peft: pip install 'distributed-harness[hf]'") from None
-    targets: Any = lora.targets.split("|") if lora.targets != "all-linear" else lora.targets
+    targets = _linear(model) if lora.targets == "all-linear" else lora.targets.split("|")
     made: Any = LoraConfig(r=lora.rank, lora_alpha=2 * lora.rank, target_modules=targets, lora_dropout=0.0)
-    if targets == "all-linear":
-        made.target_modules = _linear(model)
     try:
         inject_adapter_in_model(made, model)
     except ValueError as error:

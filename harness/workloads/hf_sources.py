@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from harness.errors import InputError
 from harness.workloads import hf_model, library, pictures, ragged, rows
 from harness.workloads.data import load
 from harness.workloads.hf_data import FIELDS, Drawn, Examples, Shown, Texts, Windows, Words, codec_of
-from harness.workloads.minis import MINIS
 from harness.workloads.request import Request
 from harness.workloads.rows import existing
 
@@ -21,9 +21,11 @@ def length(config: str, task: str, asked: int | None) -> int:
     """Tokens of a sample; 1 for pictures.
 
     Raises:
-        InputError: the model has fewer positions.
+        InputError: the model has fewer positions, or takes pictures.
     """
     if task == "image-classification":
+        if asked is not None:
+            raise InputError(f"pictures have no tokens, but a length of {asked} was asked for; leave it out")
         return 1
     most = getattr(hf_model.configuration(config), "max_position_embeddings", None)
     if asked is not None and isinstance(most, int) and 0 < most < asked:
@@ -31,8 +33,7 @@ def length(config: str, task: str, asked: int | None) -> int:
     return asked or min(LENGTH, most if isinstance(most, int) and most > 0 else LENGTH)
 
 
-def _words(config: str, length: int, codec: Any) -> Words:
-    known = hf_model.configuration(config)
+def _words(known: Any, length: int, codec: Any) -> Words:
     pad = known.pad_token_id if isinstance(known.pad_token_id, int) and known.pad_token_id >= 0 else 0
     start = getattr(known, "decoder_start_token_id", None)
     mask = next(
@@ -48,60 +49,67 @@ def _words(config: str, length: int, codec: Any) -> Words:
     )
 
 
-def examples(config: str, task: str, length: int, folder: Path, request: Request) -> Examples:
-    """The examples of a task. Nothing is written.
+def of_model(config: str, task: str, length: int, request: Request, *, folder: Path) -> Examples:
+    """The examples for a model that has a tokenizer beside it, or is given one; without data they are drawn. Nothing is
+    written.
 
     Args:
         config: the model's configuration as JSON.
         task: a key of `TASKS`.
         length: tokens of a sample.
+        request: the options.
         folder: of the model.
-        request: the options; its name is that of a small model, or of none.
 
     Raises:
         InputError: data or tokenizer are missing, cannot be used, or are not the model's.
     """
     known = hf_model.configuration(config)
     if task == "image-classification":
-        request.refuse("tokenizer", "seq_len")
-        size = known.image_size if isinstance(known.image_size, int) else max(known.image_size)
-        found = pictures.load(request.data, cache=request.cache, size=size)
-        if found.classes > known.num_labels:
-            raise InputError(
-                f"{found.description} has {found.classes} classes, but the model's configuration has "
-                f"{known.num_labels}; give it an id2label of as many"
-            )
-        return Shown(pictures=found, size=size, channels=known.num_channels)
-    if request.name in MINIS:
-        request.refuse("tokenizer")
-        return _of_bytes(task, _words(config, length, None), known, request)
+        return _shown(known, request)
     beside = folder / "tokenizer.json"
     path = request.tokenizer or (beside if beside.is_file() else None)
     if request.data is None:
         request.refuse("tokenizer")
-        return Drawn(task=task, words=_words(config, length, None))
+        return Drawn(task=task, words=_words(known, length, None))
     if path is None and (task in FIELDS or request.data.suffix.lower() != ".npy"):
         raise InputError(f"{folder} has no tokenizer.json for the text of --data; give one by --tokenizer")
     codec = None if path is None else codec_of(existing(path, "tokenizer file"), known.vocab_size)
-    words = _words(config, length, codec)
+    return _of_text(task, _words(known, length, codec), path, known, request)
+
+
+def of_bytes(config: str, task: str, length: int, request: Request) -> Examples:
+    """The examples for a small model that reads UTF-8; without data they are the standard library's own sources.
+
+    Args and Raises: as `of_model`.
+    """
+    known = hf_model.configuration(config)
+    if task == "image-classification":
+        return _shown(known, request)
+    request.refuse("tokenizer")
+    return _of_text(task, _words(known, length, None), None, known, request)
+
+
+def _shown(known: Any, request: Request) -> Shown:
+    request.refuse("tokenizer")
+    size = known.image_size if isinstance(known.image_size, int) else max(known.image_size)
+    found = pictures.load(request.data, cache=request.cache, size=size)
+    if found.classes > known.num_labels:
+        raise InputError(
+            f"{found.description} has {found.classes} classes, but the model's configuration has "
+            f"{known.num_labels}; give it an id2label of as many"
+        )
+    return Shown(pictures=found, size=size, channels=known.num_channels)
+
+
+def _of_text(task: str, words: Words, tokenizer: Path | None, known: Any, request: Request) -> Examples:
     if task in FIELDS:
-        return _texts(task, words, path, known, request)
-    data = load(request.data, cache=request.cache, seq_len=length, tokenizer=path, field=request.field)
-    if data.vocab_size > known.vocab_size:
+        return _texts(task, words, tokenizer, known, request)
+    data = load(request.data, cache=request.cache, seq_len=words.length, tokenizer=tokenizer, field=request.field)
+    if data.vocab_size > words.vocab_size:
         raise InputError(
             f"{request.data} has tokens up to {data.vocab_size - 1}, but the model's configuration says "
-            f"vocab_size={known.vocab_size}"
+            f"vocab_size={words.vocab_size}"
         )
-    return Windows(task=task, data=data, words=words)
-
-
-def _of_bytes(task: str, words: Words, known: Any, request: Request) -> Examples:
-    """Text as UTF-8, and without data the standard library's own sources."""
-    if task in FIELDS:
-        return _texts(task, words, None, known, request)
-    data = load(request.data, cache=request.cache, seq_len=words.length, field=request.field)
-    if data.vocab_size > known.vocab_size:
-        raise InputError(f"{request.name} reads text as {known.vocab_size} bytes, but {request.data} has other tokens")
     return Windows(task=task, data=data, words=words)
 
 
@@ -115,7 +123,10 @@ def _texts(task: str, words: Words, tokenizer: Path | None, known: Any, request:
     if source is not None:
         next(rows.read(source, fields))  # the first row must have them before anything is begun
     content = library.fingerprint() if source is None else ragged.fingerprint(source)
-    parts = (content, "bytes" if tokenizer is None else ragged.fingerprint(tokenizer), task, *fields)
+    classes = {str(name): int(number) for number, name in (known.id2label or {}).items()}
+    codec = "bytes" if tokenizer is None else ragged.fingerprint(tokenizer)
+    numbers = json.dumps(sorted(classes.items()) if task != "seq2seq" else [])  # by which names of classes are stored
+    parts = (content, codec, task, *fields, numbers)
     store = ragged.Ragged(
         folder=ragged.address(request.cache, *parts), columns=Texts.COLUMNS, label=str(source or "the library")
     )
@@ -127,5 +138,5 @@ def _texts(task: str, words: Words, tokenizer: Path | None, known: Any, request:
         tokenizer=None if tokenizer is None else tokenizer.resolve(),
         data_id=f"{store.folder.name}-{words.length}",
         words=words,
-        classes={str(name): int(number) for number, name in (known.id2label or {}).items()},
+        classes=classes,
     )

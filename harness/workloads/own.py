@@ -25,13 +25,12 @@ from torch import nn
 
 from harness.errors import InputError
 from harness.workloads import hollow, surveying, whole
+from harness.workloads.fingerprint import OURS
 from harness.workloads.workload import Workload
 from strategies.facts import ModelFacts, Split
 from strategies.optimizer import OptimizerConfig
 
 Batch = Mapping[str, torch.Tensor]
-OURS = ("harness", "strategies")
-"""Not the user's, even where the file lies beside them; which of them are imported already differs between commands."""
 T = TypeVar("T")
 
 
@@ -163,21 +162,7 @@ class Own(Workload):
         whole.write(self.values, lambda file: torch.save(values, file))
 
     def facts(self) -> ModelFacts:
-        found = self.survey
-        return ModelFacts(
-            parameters=found.parameters,
-            frozen=found.frozen,
-            blocks=found.blocks,
-            block_flops=found.block_flops or 1.0,
-            head_flops=found.head_flops,
-            tensor_parallel=self.asked.tensor_parallel,
-            stem=found.row.stem,
-            stream=found.row.stream,
-            outputs=found.row.outputs,
-            whole_because=found.row.against,
-            tied=found.tied,
-            shared_blocks=found.shared_blocks,
-        )
+        return self.survey.facts(tensor_parallel=self.asked.tensor_parallel)
 
     def build(self) -> nn.Module:
         # A buffer that the constructor draws is the same on every rank.
@@ -202,8 +187,8 @@ class Own(Workload):
         return None if self.asked.metric is None else self.asked.metric(outputs, batch)
 
     @property
-    def note(self) -> str:
-        return surveying.dropout_note(self.survey.dropout)
+    def dropped(self) -> tuple[str, ...]:
+        return self.survey.dropout
 
     def flops_per_step(self) -> float:
         """Those of matrix products, convolutions and attention, forward and backward, as torch's FlopCounterMode counts

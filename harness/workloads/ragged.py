@@ -136,6 +136,7 @@ class Ragged:
             StoreError: the folder cannot be written.
         """
         whole.fill(self.folder, self._is_whole, lambda partial: self._prepare(partial, rows, encode, batch, told))
+        _mapped.cache_clear()  # of a store that was damaged
 
     def _prepare(
         self,

@@ -6,6 +6,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.errors import InputError
 from harness.workloads import staging
 from harness.workloads.staging import Row
+from strategies.facts import ModelFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,23 @@ class Survey:
     """Whether a block shares a parameter with another, or with what is around the blocks."""
     row: Row
     """How it can be cut into stages."""
+
+    def facts(self, **known: Any) -> ModelFacts:
+        """What strategies may know: this, and what is known of the model beside it."""
+        return ModelFacts(
+            parameters=self.parameters,
+            frozen=self.frozen,
+            blocks=self.blocks,
+            block_flops=self.block_flops or 1.0,
+            head_flops=self.head_flops,
+            stem=self.row.stem,
+            stream=self.row.stream,
+            outputs=self.row.outputs,
+            whole_because=self.row.against,
+            tied=self.tied,
+            shared_blocks=self.shared_blocks,
+            **known,
+        )
 
 
 def look(
@@ -153,14 +172,6 @@ def without_dropout(model: nn.Module) -> tuple[str, ...]:
             setattr(module, attribute, 0.0)
             found.append(name)
     return tuple(found)
-
-
-def dropout_note(names: Sequence[str]) -> str:
-    """What a user is told of dropouts that were set to 0; "" if there were none."""
-    if not names:
-        return ""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"dropout was set to 0 ({', '.join(names[:3])}{more}): its masks would be others in each plan"
 
 
 def _without_content(model: nn.Module) -> None:

@@ -107,9 +107,9 @@ class Workload(ABC):
         """Model FLOPs of one optimizer step over all ranks, recomputation not counted; docstrings name the source."""
 
     @property
-    def note(self) -> str:
-        """What the user should know of it before it is trained, one sentence; "" if nothing."""
-        return ""
+    def dropped(self) -> tuple[str, ...]:
+        """Names of the dropouts that were set to 0, because their masks would be others in each plan."""
+        return ()
 
     @property
     def tokens_per_step(self) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import hf_model, hf_plans, hf_sources, hf_weights, hollow, library, surveying
+from harness.workloads import hf_model, hf_plans, hf_sources, hf_weights, hollow, library, ragged, surveying, values
 from harness.workloads.hf_data import Examples
 from harness.workloads.hf_model import TASKS
 from harness.workloads.minis import MINIS
@@ -47,6 +47,10 @@ class Hf(Workload):
     """Its adapters."""
     weights_id: str = ""
     """A hash of the checkpoint."""
+    checkpoint: Path | None = None
+    """Its folder, where it keeps values in another form than the model."""
+    converted: Path | None = None
+    """The file of all values, which `prepare` then writes."""
     dropout: tuple[str, ...] = ()
     """Fields of the configuration that were set to 0."""
     survey: surveying.Survey
@@ -77,6 +81,11 @@ class Hf(Workload):
 
     def prepare(self) -> None:
         self.examples.prepare()
+        if self.checkpoint is not None and self.converted is not None and not self.converted.exists():
+            auto = getattr(hf_model.library(), TASKS[self.task].auto)
+            found, lacking = hf_weights.converted(auto, self.checkpoint, hf_model.configuration(self.config))
+            drawn = {name: self._drawn(name, torch.device("cpu")) for name in found.keys() & lacking}
+            values.keep(self.converted, {**found, **drawn})
 
     def facts(self) -> ModelFacts:
         found = self.survey
@@ -90,8 +99,13 @@ class Hf(Workload):
         if ".lora_" in name:
             return hf_model.adapter(name, shape, self.seed, device)
         name = name.replace(".base_layer.", ".")
+        if self.converted is not None:
+            return values.kept(self.converted)[name].to(device)
         if name in self.weights:
             return hf_weights.value(self.weights[name]).to(device)
+        return self._drawn(name, device)
+
+    def _drawn(self, name: str, device: torch.device) -> torch.Tensor:
         return hf_model.initial(hf_model.skeleton(self.config, self.task), name, self.seed, device)
 
     def samples(self, step: int, indices: np.ndarray) -> Mapping[str, torch.Tensor]:
@@ -143,8 +157,13 @@ def create(text: str, request: Request) -> Hf:
     length = request.seq_len or given.get("max_length")
     workload = described.workload(request, given, length, functools.partial(hf_sources.of_model, folder=file.parent))
     if kind == "pretrained":
-        weights, weights_id = hf_weights.places(file.parent, _shapes(workload)[1])
-        workload = replace(workload, weights=weights, weights_id=weights_id)
+        found = hf_weights.read(file.parent, _shapes(workload)[1])
+        workload = replace(workload, weights=found.places, weights_id=found.digest)
+        if not found.same_form:
+            path = ragged.address(
+                request.cache, "values", found.digest, workload.config, workload.task, str(request.seed)
+            )
+            return replace(workload, weights={}, checkpoint=file.parent, converted=path.with_suffix(".pt"))
     _check_initial(workload)
     return workload
 

@@ -25,18 +25,31 @@ class Place:
     """Its name there."""
 
 
-def places(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Place], str]:
-    """(parameter -> where its value is, a hash of the files' headers and sizes).
+@dataclass(frozen=True)
+class Checkpoint:
+    """The values of a model."""
 
-    A parameter is called as in the checkpoint, or lacks or has the prefix of the model inside the model. Those of a new
-    head are not there, and stay random.
+    digest: str
+    """A hash of the files' headers, their sizes and some of their bytes."""
+    places: Mapping[str, Place]
+    """Parameter -> where its value is."""
+    same_form: bool
+    """Whether these are all that there are: if not, some may have other names there or be parts of others, and only
+    transformers knows."""
+
+
+def read(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
+    """Where values are, from the headers of files.
+
+    A parameter is called as in the checkpoint, or lacks or has the prefix of the model inside the model. If every one
+    is found, or all that is there is used, the rest of the parameters is new, such as those of another head.
 
     Args:
         folder: of the checkpoint.
         shapes: parameter -> shape.
 
     Raises:
-        InputError: there are no weights, they do not fit, or they are kept in another form than the model's.
+        InputError: there are no weights, or they do not fit.
     """
     keys, digest = _keys(folder)
     prefixes = {"", *(f"{name.split('.')[0]}." for name in shapes)}
@@ -54,33 +67,13 @@ def places(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[st
             )
         found[name] = Place(file, key)
     used = {place.key for place in found.values()}
-    missing, unused = [n for n in shapes if n not in found], [k for k in keys if k not in used]
-    inner = [name for name in missing if any(name.startswith(p) and p.count(".") for p in _stacks(found))]
-    if not found or (inner and unused):
-        first = (inner or missing)[0]
-        raise InputError(
-            f"{folder} keeps its weights in another form than the model ({first} is not there, "
-            f"{(unused or ['nothing'])[0]} is); load and save it once, by transformers' from_pretrained and "
-            "save_pretrained(save_original_format=False)"
-        )
-    return found, digest
+    return Checkpoint(digest, found, same_form=len(found) == len(shapes) or used == keys.keys())
 
 
 def value(place: Place) -> torch.Tensor:
     """The value in fp32."""
-    tensor: torch.Tensor = _opened(place.file).get_tensor(place.key)
+    tensor: torch.Tensor = _opened(place.file, place.file.stat().st_mtime_ns).get_tensor(place.key)
     return tensor.float()
-
-
-def _stacks(found: Mapping[str, Place]) -> set[str]:
-    """Prefixes of the numbered blocks of which a part was found."""
-    return {
-        ".".join(parts[: at + 1]) + "."
-        for name in found
-        for parts in [name.split(".")]
-        for at, part in enumerate(parts)
-        if part.isdigit()
-    }
 
 
 def _keys(folder: Path) -> tuple[dict[str, tuple[Path, tuple[int, ...]]], str]:
@@ -89,7 +82,10 @@ def _keys(folder: Path) -> tuple[dict[str, tuple[Path, tuple[int, ...]]], str]:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        try:
+            files = sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} does not say in which files weights are ({error!r})") from None
     elif (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
     if not files:
@@ -119,8 +115,26 @@ def _some(file: Path, size: int, pieces: int = 64, length: int = 4096) -> bytes:
     return b"".join(read)
 
 
+def converted(auto: Any, folder: Path, config: Any) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """(values by the model's own names, as transformers loads them; the names of those that the checkpoint lacks).
+
+    Args:
+        auto: transformers' class for the task.
+        folder: of the checkpoint.
+        config: of the model.
+
+    Raises:
+        InputError: transformers cannot load it.
+    """
+    try:
+        model, told = auto.from_pretrained(folder, config=config, dtype="float32", output_loading_info=True)
+    except Exception as error:  # whatever a damaged or unknown checkpoint makes it raise
+        raise InputError(f"transformers cannot load {folder}: {' '.join(str(error).split())[:300]}") from None
+    return dict(model.named_parameters()), set(told["missing_keys"])
+
+
 @lru_cache(maxsize=64)
-def _opened(file: Path) -> Any:
+def _opened(file: Path, written_ns: int) -> Any:
     from safetensors import safe_open
 
     return safe_open(file, "pt")

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import hollow, surveying, whole
+from harness.workloads import hollow, surveying, values
 from harness.workloads.fingerprint import OURS
 from harness.workloads.workload import Workload
 from strategies.facts import ModelFacts, Split
@@ -158,8 +158,7 @@ class Own(Workload):
         with torch.random.fork_rng([]):
             torch.manual_seed(self.seed)
             model = self.asked.model()
-        values = {name: p.detach().float() for name, p in model.named_parameters(remove_duplicate=False)}
-        whole.write(self.values, lambda file: torch.save(values, file))
+        values.keep(self.values, dict(model.named_parameters(remove_duplicate=False)))
 
     def facts(self) -> ModelFacts:
         return self.survey.facts(tensor_parallel=self.asked.tensor_parallel)
@@ -175,7 +174,7 @@ class Own(Workload):
         return model
 
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        return _values(self.values)[name].to(device)
+        return values.kept(self.values)[name].to(device)
 
     def samples(self, step: int, indices: np.ndarray) -> Batch:
         return _named(self.asked.batch(step, np.asarray(indices)))
@@ -344,12 +343,6 @@ def described(file: Path, function: str) -> TorchWorkload:
     if not isinstance(asked, TorchWorkload):
         raise InputError(f"{function}() must return a TorchWorkload, but returned {type(asked).__name__}")
     return asked
-
-
-@lru_cache
-def _values(path: Path) -> dict[str, torch.Tensor]:
-    values: dict[str, torch.Tensor] = torch.load(path, mmap=True, weights_only=True)
-    return values
 
 
 def _named(batch: Any) -> dict[str, torch.Tensor]:

@@ -86,7 +86,7 @@ def test_a_value_depends_on_seed_and_name_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), before)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "bert", "t5", "bart", "opt"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_pretrained_values_are_those_that_transformers_loads(family: str, tmp_path: Path) -> None:
     workload = made(tmp_path, family)
     model = workload.build()
@@ -97,6 +97,9 @@ def test_pretrained_values_are_those_that_transformers_loads(family: str, tmp_pa
     theirs.save_pretrained(tmp_path / family)
     loaded = auto.from_pretrained(tmp_path / family)
     trained = create(f"hf:{tmp_path / family},weights=pretrained", cache=tmp_path)
+    trained.prepare()
+    assert isinstance(trained, Hf)
+    assert (trained.converted is not None) == (family in ("mixtral", "gpt-neox", "vit"))  # by names of their own
     assert trained.workload_id != workload.workload_id
     for name, expected in loaded.named_parameters():
         assert torch.equal(trained.initial(name, tuple(expected.shape), CPU), expected.detach()), name
@@ -114,6 +117,19 @@ def test_a_head_that_a_checkpoint_lacks_is_drawn(tmp_path: Path) -> None:
     assert torch.equal(
         loaded.initial("classifier.weight", (3, 48), CPU), workload.initial("classifier.weight", (3, 48), CPU)
     )
+
+
+def test_a_checkpoint_of_another_head_leaves_its_own_out(tmp_path: Path) -> None:
+    workload = made(tmp_path, "bert")
+    config = transformers.AutoConfig.for_model(**json.loads(workload.config))
+    theirs = transformers.BertForMaskedLM(config)
+    theirs.save_pretrained(tmp_path / "bert")
+    loaded = create(f"hf:{tmp_path / 'bert'},weights=pretrained,task=sequence-classification", cache=tmp_path)
+    loaded.prepare()
+    name = "bert.encoder.layer.4.output.dense.weight"
+    assert torch.equal(loaded.initial(name, (48, 99), CPU), theirs.get_parameter(name).detach())
+    head = ("classifier.weight", (3, 48), CPU)
+    assert torch.equal(loaded.initial(*head), workload.initial(*head))
 
 
 # -- what is derived
@@ -340,6 +356,9 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -
     model.save_pretrained(tmp_path / "llama")
     written("llama", tmp_path, intermediate_size=99)
     assert "does not fit the configuration" in refusal(f"hf:{tmp_path / 'llama'},weights=pretrained", tmp_path)
+    (tmp_path / "llama" / "model.safetensors.index.json").write_text("[]")
+    assert "does not say in which files" in refusal(f"hf:{tmp_path / 'llama'},weights=pretrained", tmp_path)
+    (tmp_path / "llama" / "model.safetensors.index.json").unlink()
     (tmp_path / "llama" / "model.safetensors").write_bytes(b"nonsense")
     assert "is not a readable safetensors file" in refusal(f"hf:{tmp_path / 'llama'},weights=pretrained", tmp_path)
 

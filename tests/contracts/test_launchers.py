@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -44,10 +45,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def met(folder: Path, ranks: int = 2) -> dict[int, int]:
-    """Rank's process -> its child, once every rank has told both."""
+def met(folder: Path, ranks: int = 2, parent: subprocess.Popen[bytes] | None = None) -> dict[int, int]:
+    """Rank's process -> its child, once every rank has told both; the parent that starts them must not have ended."""
     # Open for writing too: a pipe that is closed between two ranks would lose what the second one is about to say.
     with open(os.open(folder / targets.MEETING, os.O_RDWR), encoding="utf-8") as pipe:
+        while not select.select([pipe], [], [], 1.0)[0]:
+            assert parent is None or parent.poll() is None, "the ranks' parent has ended before they began"
         lines = [pipe.readline() for _ in range(ranks)]
     return {int(rank): int(child) for rank, child in map(str.split, lines)}
 
@@ -128,7 +131,7 @@ def test_nothing_outlives_a_parent_that_is_killed(name: str, folder: Path) -> No
     root = Path(launchers.__file__).parents[2]
     command = [sys.executable, "-m", "tests.launchers.targets", name, str(folder)]
     parent = subprocess.Popen(command, cwd=root)
-    children = met(folder)
+    children = met(folder, parent=parent)
     parent.kill()
     parent.wait()
     assert gone([*children, *children.values()])

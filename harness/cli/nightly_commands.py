@@ -88,7 +88,7 @@ def _night(
     from harness.store.store import Store
     from harness.sweeps.experiment import prepare
     from harness.sweeps.launches import make_runner
-    from harness.sweeps.sweep import REFERENCE_STEPS
+    from harness.sweeps.references import REFERENCE_STEPS
 
     experiment = prepare(config)
     found_plans = night.plans(suite, experiment)

@@ -21,7 +21,7 @@ from harness.rank import canary
 from harness.store.records import Role
 from harness.store.standings import USABLE
 from harness.sweeps.experiment import Experiment
-from harness.sweeps.sweep import REFERENCE_STEPS
+from harness.sweeps.references import REFERENCE_STEPS
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
 

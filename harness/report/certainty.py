@@ -32,16 +32,15 @@ def compared_with(view: SweepView, row: Row) -> str:
     if row.get("reference") not in ("twin", "agreement"):
         return ""
     plan, error = view.agreed(row["workload_id"]), row["numerics_max_rel_error"]
-    whole = "no other plan to compare it with"
+    whole = "at full size its losses were compared with nothing"
     if plan is not None:
         within = "" if error is None else f" (within {fmt.relative_error(error)})"
-        whole = f"the losses of {layout(plan)} in {plan['precision']}{within}"
+        whole = f"at full size its losses were compared with those of {layout(plan)} in {plan['precision']}{within}"
     if row["reference"] == "agreement":
-        return f"No process trained this model alone, nor a twin of it: there is {whole}, and no other evidence."
+        return f"No process trained this model alone, nor a twin of it for such a plan: {whole}, and nothing else."
     return (
-        f"No process trained this model alone: this kind of plan follows one process on a twin of "
-        f"{row['twin_blocks']} blocks (within {fmt.relative_error(row['twin_max_rel_error'])}); at full size there is "
-        f"{whole}."
+        "No process trained this model alone: such a plan follows one process on a twin of "
+        f"{row['twin_blocks']} blocks (within {fmt.relative_error(row['twin_max_rel_error'])}); {whole}."
     )
 
 

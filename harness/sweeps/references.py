@@ -34,6 +34,8 @@ from strategies.knob import Range, Setting
 
 REFERENCE_STEPS = 16
 """Length of the fp32 curve that trials are compared with and that the report overlays."""
+AGREED_STEPS = 8
+"""Length of the curve that plans at full size agree on: each of its steps takes all ranks."""
 LEAST_BLOCKS = 2
 """Of a twin: what one block does to the next is what strategies may get wrong."""
 MOST_TRIED = 4
@@ -87,7 +89,7 @@ class Twin:
         found: dict[str, Any] = {"twin_blocks": self.blocks, "twin_max_rel_error": self.max_rel_error}
         if self.outcome is Outcome.NUMERICS:
             found |= {"numerics": "fail", "numerics_max_rel_error": self.max_rel_error}
-            found |= {"numerics_tolerance": self.tolerance, "reference": "twin"}
+            found |= {"numerics_tolerance": self.tolerance}
         return found
 
 
@@ -152,7 +154,7 @@ class References:
         if too_large is not None:
             self.say(f"{too_large}; plans are compared with one process on a twin of fewer blocks")
         self.chosen.setdefault(workload.workload_id, "twin")
-        self._agree(workload, steps)
+        self._agree(workload, AGREED_STEPS if steps == REFERENCE_STEPS else steps)
 
     def twin(self, plan: Plan, workload: Workload) -> Twin | None:
         """What the twin of a plan comes to, run once for each kind; None where none is needed, or there is none.
@@ -172,17 +174,22 @@ class References:
         try:
             self._alone(shallow, REFERENCE_STEPS)
         except MeasurementError as error:
-            self._without(workload, f"{error}")
+            self._shallow[workload.workload_id, blocks] = None
+            if blocks == LEAST_BLOCKS:
+                self._without(workload, str(error))
+            else:
+                self.say(f"no twin of {blocks} blocks: {error}; plans that need one are judged by agreement alone")
             return None
-        twin = self._launched(plan, shallow, blocks)
+        twin = self._launched(plan, shallow)
         if twin.outcome in (Outcome.OK, Outcome.NUMERICS):  # other failures may be those of this one launch
             self._twins[key] = twin
         return twin
 
     def columns(self, workload: Workload, twin: Twin | None) -> dict[str, Any]:
         """Of the row of a plan, before it is compared at full size."""
-        chosen = self.chosen.get(workload.workload_id, "process")
-        return {} if chosen == "process" else {"reference": chosen, **(twin.columns() if twin else {})}
+        if self.chosen.get(workload.workload_id, "process") == "process":
+            return {}
+        return {"reference": "twin", **twin.columns()} if twin else {"reference": "agreement"}
 
     def remember(self, row: Row, plan: Plan) -> None:
         """What the row of an earlier run says about the twin of its kind."""
@@ -238,13 +245,15 @@ class References:
         return kind(plan, workload.global_batch_size, {knob.name: knob for knob in self.experiment.knobs})
 
     def _shallowest(self, plan: Plan, workload: Workload) -> tuple[int, Workload] | None:
-        """The shallowest twin that a plan can run on, and its blocks; None if there is none, which is said."""
+        """The shallowest twin that a plan can run on, with the blocks that were asked for; None if there is none."""
         blocks, whole = LEAST_BLOCKS, len(workload.facts().blocks)
         while blocks < whole:
             shallow = self._of(workload, blocks)
             if shallow is None:
                 break
             facts = self.experiment.facts(shallow, plan.world_size)
+            if len(facts.model.blocks) >= whole:  # an encoder has as many, and a decoder
+                break
             if feasible.why_not(plan, facts, strategies.registry().values()) is None:
                 return blocks, shallow
             blocks *= 2
@@ -262,10 +271,11 @@ class References:
         self.chosen[workload.workload_id] = "agreement"
         self.say(f"no twin: {why}; plans are judged by whether their losses agree, and by nothing else")
 
-    def _launched(self, plan: Plan, shallow: Workload, blocks: int) -> Twin:
+    def _launched(self, plan: Plan, shallow: Workload) -> Twin:
         self.say(f"{shallow.name}: twin of {curves.named(plan)}")
         ran = self.runner.trained(plan, shallow, self.experiment.facts(shallow, plan.world_size), REFERENCE_STEPS)
         self.training_s += ran.training_s
+        blocks = len(shallow.facts().blocks)
         on = f"on its twin of {blocks} blocks"
         if ran.ending.outcome is not Outcome.OK:
             return Twin(blocks, ran.ending.outcome, f"{on}: {ran.ending.reason}")

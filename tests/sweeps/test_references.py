@@ -211,6 +211,13 @@ def test_without_a_twins_reference_agreement_is_all_there_is(end: str, tmp_path:
     assert (row["numerics"], row["reference"], made.depths()) == ("pass", "agreement", [(4, 2)])
 
 
+def test_a_plan_that_runs_on_no_twin_is_judged_by_agreement_and_others_are_not(tmp_path: Path) -> None:
+    made = Bench(tmp_path).prepared()
+    row = made.row(0, data_parallel="none", dp=1, pp=2, pp_schedule="interleaved")  # needs all of its four blocks
+    assert (row["outcome"], row["reference"], made.depths()) == ("ok", "agreement", [(4, 2)])
+    assert made.row(1)["reference"] == "twin"
+
+
 def test_a_model_that_cannot_be_made_shallower_is_judged_by_agreement_alone(tmp_path: Path) -> None:
     class Deep(Gpt):
         def shallow(self, blocks: int) -> None:  # type: ignore[override]

@@ -87,7 +87,7 @@ def _night(
     from harness.store.store import Store
     from harness.sweeps.experiment import prepare
     from harness.sweeps.launches import make_runner
-    from harness.sweeps.references import References
+    from harness.sweeps.references import references_of
 
     experiment = prepare(config)
     found_plans = night.plans(suite, experiment)
@@ -104,9 +104,7 @@ def _night(
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, sweep)
         runner.measurement = night.measurement(suite)
-        references = References(experiment=experiment, say=say)
-        references.runner = runner
-        references.prepare(workload)
+        references = references_of(experiment, runner, say)
         job = night.NightRun(
             suite=suite,
             experiment=experiment,

@@ -21,6 +21,7 @@ from harness.plan import Plan, complete
 from harness.predict.memory import peak_memory
 from harness.predict.setup import Setup
 from harness.predict.shape import Shape
+from harness.report.format import size
 from harness.search import feasible
 from harness.store.records import Outcome
 from harness.sweeps.experiment import Experiment
@@ -220,10 +221,7 @@ class References:
         need, has = self._held(plan, workload, facts), self._memory(1)
         if has is None or need <= has:
             return None
-        return (
-            f"{workload.name} is predicted to need {need / 2**30:,.1f} GiB in one process in fp32, "
-            f"which may hold {has / 2**30:,.1f} GiB"
-        )
+        return f"{workload.name} is predicted to need {size(need)} in one process in fp32, which may hold {size(has)}"
 
     def _memory(self, world_size: int) -> int | None:
         return rank_memory_bytes(self.experiment.config, self.experiment.hardware, world_size)
@@ -358,3 +356,12 @@ class References:
                     if reason is None and (limit is None or self._held(plan, workload, facts) <= limit):
                         yield plan
                         break
+
+
+def references_of(experiment: Experiment, runner: Runner, say: Callable[[str], None] = lambda text: None) -> References:
+    """References of all workloads, prepared. Raises as `References.prepare` does."""
+    made = References(experiment=experiment, say=say)
+    made.runner = runner
+    for workload in experiment.workloads.values():
+        made.prepare(workload)
+    return made

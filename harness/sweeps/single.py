@@ -19,7 +19,7 @@ from harness.store.store import Store
 from harness.sweeps.config import load_config
 from harness.sweeps.experiment import prepare
 from harness.sweeps.launches import calibrated, make_runner
-from harness.sweeps.references import References
+from harness.sweeps.references import references_of
 from harness.trial.runner import Result
 from strategies.knob import Setting
 
@@ -56,9 +56,7 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
     with launchers.create("local", preload_for(config.workload)) as launcher:
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, config.name or "runs")
-        references, facts = References(experiment=experiment), experiment.facts(workload)
-        references.runner = runner
-        references.prepare(workload)
+        references, facts = references_of(experiment, runner), experiment.facts(workload)
         twin = references.twin(plan, workload)
         known = references.columns(workload, twin)
         if twin is not None and not twin.passed:

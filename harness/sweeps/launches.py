@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.errors import InputError, MeasurementError
@@ -316,6 +316,9 @@ class Launches:
 
     def _repeat(self, plan: Plan, global_batch: int) -> str:
         config, workload = self.experiment.config, self.experiment.workloads[global_batch]
+        chosen = {} if self.references is None else self.references.chosen
+        if chosen.get(workload.workload_id, "process") != "process":  # one process need not be tried once more
+            config = replace(config, reference="twin")
         return command_lines.run_command(
             config,
             plan,

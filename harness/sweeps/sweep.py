@@ -149,8 +149,8 @@ class Sweep:
         report.check(self.experiment.config.also)
         spaces = Spaces(self.experiment.spaces(), compared=self.launches.compared)
         spaces.showcases()  # refuses, and so does the next line, before anything is written
-        self._recorded()
         self.references.resume(self.store.sweep_info(self.hardware_id, self.name).get("references", {}))
+        self._recorded()
         # Held open, or a driver without persistence mode would start anew for each trial.
         with nvml.session(), self._lock():
             self.begun = True

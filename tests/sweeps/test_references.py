@@ -251,6 +251,7 @@ def test_a_reference_that_dies_of_memory_gives_way_to_a_twin_unless_it_was_asked
 
     made = Bench(tmp_path, losses, reference="auto").prepared()
     assert made.references.chosen == {WHOLE.workload_id: "twin"}
+    assert "--reference twin" in made.launches.repeats[made.row(0)["trial_id"]]
     with pytest.raises(TooLargeError):
         Bench(tmp_path, losses, reference="process").prepared()
 

@@ -30,7 +30,7 @@ def main() -> int:
     from harness import launchers
     from harness.launchers.job import Measurement
     from harness.rank import PRELOAD
-    from harness.sweeps.sweep import REFERENCE_STEPS
+    from harness.sweeps.references import REFERENCE_STEPS
     from tests.faults import matrix
     from tests.tiny import Laboratory
 

@@ -53,6 +53,10 @@ class MeasurementError(HarnessError):
     exit_code = 3
 
 
+class TooLargeError(MeasurementError):
+    """A reference does not fit into the memory of one process."""
+
+
 def no_temporary_folder(error: OSError) -> StoreError:
     """For when no process can even be started, because there is nowhere to write."""
     return StoreError(

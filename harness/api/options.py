@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     finalists: int
     relaunches: int
     resolution: str
+    reference: str
     start_deadline: str
     compile_deadline: str
     step_deadline: str

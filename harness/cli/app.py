@@ -58,6 +58,9 @@ StepDeadline = Annotated[str | None, _measured(help="A rank without a sign of li
 HardwareLabel = Annotated[str | None, _recorded(help="Part of the hardware_id, such as ib-400g.")]
 Results = Annotated[Path | None, _recorded(help="Folder of the parquet files.")]
 Reports = Annotated[Path | None, _recorded(help="Folder of the HTML pages.")]
+Reference = Annotated[
+    str | None, _measured(help="What losses are compared with: auto, process, or twin where one process is too small.")
+]
 Set = Annotated[list[str] | None, _search("--set", help="A knob's value, NAME=VALUE; may be repeated.")]
 Json = Annotated[bool, _recorded("--json", help="Print one JSON object instead of text.")]
 
@@ -91,6 +94,7 @@ def sweep(
     finalists: Annotated[int | None, _measured(help="Best plans that are launched again at the end.")] = None,
     relaunches: Annotated[int | None, _measured(help="Fresh launches of each at least; 0: none. [default: 3]")] = None,
     resolution: Annotated[str | None, _measured(help="Difference between them that must show. [default: 5%]")] = None,
+    reference: Reference = None,
     start_deadline: StartDeadline = None,
     compile_deadline: CompileDeadline = None,
     step_deadline: StepDeadline = None,
@@ -128,6 +132,7 @@ def run(
     measure: Measure = None,
     precision_target: PrecisionTarget = None,
     start_deadline: StartDeadline = None,
+    reference: Reference = None,
     compile_deadline: CompileDeadline = None,
     step_deadline: StepDeadline = None,
     hardware_label: HardwareLabel = None,

@@ -6,7 +6,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def _night(
     from harness.store.store import Store
     from harness.sweeps.experiment import prepare
     from harness.sweeps.launches import make_runner
-    from harness.sweeps.sweep import REFERENCE_STEPS
+    from harness.sweeps.references import references_of
 
     experiment = prepare(config)
     found_plans = night.plans(suite, experiment)
@@ -105,12 +104,12 @@ def _night(
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, sweep)
         runner.measurement = night.measurement(suite)
-        alone = experiment.reference_plan(workload)
-        runner.reference(alone, workload, replace(facts, world_size=1), REFERENCE_STEPS)
+        references = references_of(experiment, runner, say)
         job = night.NightRun(
             suite=suite,
             experiment=experiment,
             runner=runner,
+            references=references,
             history=history,
             environment=surroundings,
             refused=refused,

@@ -21,7 +21,7 @@ from harness.rank import canary
 from harness.store.records import Role
 from harness.store.standings import USABLE
 from harness.sweeps.experiment import Experiment
-from harness.sweeps.sweep import REFERENCE_STEPS
+from harness.sweeps.references import References
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
 
@@ -65,6 +65,7 @@ class NightRun:
         suite: what to measure.
         experiment: its workload on this machine.
         runner: launches; its sweep is that of the suite.
+        references: what losses are compared with; that of the suite's own workload is known.
         history: where nights are kept.
         environment: versions and settings that numbers depend on.
         refused: plan -> why it cannot run here.
@@ -76,6 +77,7 @@ class NightRun:
     suite: Suite
     experiment: Experiment
     runner: Runner
+    references: References
     history: History
     environment: dict[str, str]
     refused: dict[str, str] = field(default_factory=dict)
@@ -166,11 +168,10 @@ class NightRun:
         return [session]
 
     def _referenced(self, workload: Workload) -> bool:
-        """Whether the fp32 reference of a workload is known or could be measured."""
+        """Whether there is something to compare the losses of a workload with, or it could be measured."""
         workload.prepare()
-        alone, facts = self.experiment.reference_plan(workload), self.experiment.facts(workload, 1)
         try:
-            self.runner.reference(alone, workload, facts, REFERENCE_STEPS)
+            self.references.prepare(workload)
         except MeasurementError as error:
             self.say(f"warning: {error}")
             return False
@@ -202,8 +203,13 @@ class NightRun:
     def _launch(
         self, session: Session, name: str, workload: Workload, metrics: Collection[str] = tuple(METRICS)
     ) -> None:
-        facts = self.experiment.facts(workload)
-        result = self.runner.run(self.plans[name], workload, facts, role=Role.NIGHTLY)
+        plan, facts = self.plans[name], self.experiment.facts(workload)
+        twin = self.references.twin(plan, workload)
+        known = self.references.columns(workload, twin)
+        if twin is not None and not twin.passed:
+            result = self.runner.refuse(plan, workload, str(twin.reason), None, known, twin.outcome, Role.NIGHTLY)
+        else:
+            result = self.runner.run(plan, workload, facts, role=Role.NIGHTLY, expected=known)
         session.trials.setdefault(name, []).append(result.trial_id)
         row = result.row
         if row["outcome"] not in USABLE:

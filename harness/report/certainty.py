@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.labels import Row
+from harness.labels import Row, layout
 from harness.report import format as fmt
 from harness.report.sweep_view import SweepView
 from harness.store.records import Outcome, Role
@@ -23,8 +23,25 @@ def sentences(view: SweepView) -> tuple[str, ...]:
     if view.winner is None:
         return ()
     about = (_headroom(view, view.winner), _winner_disturbed(view.winner), _disturbed(view))
-    said = (_spread(view), _undecided(view), *about)
+    said = (_spread(view), _undecided(view), compared_with(view, view.winner), *about)
     return tuple(filter(None, said))
+
+
+def compared_with(view: SweepView, row: Row) -> str:
+    """What the losses of a plan were compared with, where that was not one process at full size; else ""."""
+    if row.get("reference") not in ("twin", "agreement"):
+        return ""
+    plan, error = view.agreed(row["workload_id"]), row["numerics_max_rel_error"]
+    whole = "at full size its losses were compared with nothing"
+    if plan is not None:
+        within = "" if error is None else f" (within {fmt.relative_error(error)})"
+        whole = f"at full size its losses were compared with those of {layout(plan)} in {plan['precision']}{within}"
+    if row["reference"] == "agreement":
+        return f"No process trained this model alone, nor a twin of it for such a plan: {whole}, and nothing else."
+    return (
+        "No process trained this model alone: such a plan follows one process on a twin of "
+        f"{row['twin_blocks']} blocks (within {fmt.relative_error(row['twin_max_rel_error'])}); {whole}."
+    )
 
 
 def _spread(view: SweepView) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -51,7 +52,11 @@ class SweepView:
         trials = store.trials(sweep, hardware_id)
         if trials.empty:
             raise _no_trials(store, hardware_id, sweep)
-        curves = {workload: store.reference(workload) for workload in sorted(set(trials["workload_id"]))}
+        agreed = set(trials["workload_id"][trials["reference"].isin(["twin", "agreement"])])
+        curves = {
+            workload: store.reference(workload, agreed=workload in agreed)
+            for workload in sorted(set(trials["workload_id"]))
+        }
         return cls(
             sweep=sweep,
             hardware_id=hardware_id,
@@ -262,10 +267,19 @@ class SweepView:
         fits = [r for r in self.ranked if r["data_parallel"] == data_parallel and r["workload_id"] == workload_id]
         return max(fits, key=lambda row: row["tokens_per_s"] or 0.0, default=None)
 
+    def agreed(self, workload_id: str) -> Row | None:
+        """The plan whose curve stands in for the reference of a model too large for one process; None if none does."""
+        curve = self.references.get(workload_id)
+        text = None if curve is None or curve.empty else curve.iloc[0].get("plan")
+        if not isinstance(text, str):  # a column without a value is read as numbers
+            return None
+        plan: Row = json.loads(text)
+        return plan
+
     def reference_rate(self, row: Row) -> float | None:
         """Tokens per second of the workload's single-process fp32 reference (median step), None if not recorded."""
         curve = self.references.get(row["workload_id"])
-        if curve is None or curve.empty:
+        if curve is None or curve.empty or self.agreed(row["workload_id"]) is not None:
             return None
         return float(row["global_batch_size"] * row["seq_len"] / curve["step_time_s"].median())
 

@@ -11,6 +11,7 @@ Version history of the schema
         buckets); readers of this package get rows of earlier versions in these words (`older.py`)
     6   what of a device is taken beside the allocator's memory, and what others did with it before a launch; by which
         rule and in which arithmetic a reference was made
+    7   what numerics were compared with, where a model is too large for one process: a twin of it and the other plans
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class Outcome(StrEnum):
@@ -208,6 +209,21 @@ TRIALS = (
         "largest relative difference to the reference, a tenth of that of gradient norms and of later steps counted",
     ),
     _column("numerics_tolerance", "float64", "1", "the largest difference that passes, for the plan's number formats"),
+    _column(
+        "reference",
+        "string",
+        "",
+        "what its numerics were compared with: process (one process in fp32); twin (the same plan on a model of fewer "
+        "blocks with one process, and at full size with the curve that plans agree on); agreement (that curve alone); "
+        "null where nothing was compared, and before version 7",
+    ),
+    _column("twin_blocks", "int64", "", "blocks of the twin that its kind of plan was checked on; null without one"),
+    _column(
+        "twin_max_rel_error",
+        "float64",
+        "1",
+        "largest relative difference of the twin to one process, counted as numerics_max_rel_error; null without one",
+    ),
     _column("predicted_step_time_s", "float64", "s", "prediction before the launch; null if none was made"),
     _column("predicted_peak_memory_bytes", "int64", "B", "prediction before the launch; null if none was made"),
     _column("predicted_memory_params_bytes", "int64", "B", "its part that parameters take, by the closed form"),
@@ -271,11 +287,16 @@ REFERENCES = (
     _column("step!", "int64", "", "from 0"),
     _column("loss!", "float64", "", "loss of one process in fp32"),
     _column("grad_norm!", "float64", "", "norm of the gradient before clipping"),
-    _column("step_time_s!", "float64", "s", "time of the step, one process with every core or one device"),
+    _column("step_time_s!", "float64", "s", "time of the step, one process with every core or one device, or the plan"),
     _column("initial_values", "string", "", "rule that the initial weights were drawn by; null before version 6"),
     _column("arithmetic", "string", "", "what the curve was computed in: device, number format, torch's version"),
+    _column("plan", "string", "", "settings of the plan whose curve it is, as JSON; null: one process in fp32"),
+    _column(
+        "witness", "string", "", "settings of the other plan that agreed with it at full size, as JSON; null: none"
+    ),
 )
-"""The single-process fp32 curve that every trial of a workload is compared with."""
+"""The curve that every trial of a workload is compared with: of one process in fp32, or of a plan that is right on its
+twin, where the model is too large for one process."""
 
 
 def row(columns: tuple[Column, ...], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ Everything a sweep records, as parquet. This page is made from `harness/store/re
 |---|---|
 | `trials/hardware_id=.../sweep=.../` | one row a trial, whatever its outcome |
 | `steps/hardware_id=.../sweep=.../` | one row a step and rank |
-| `references/` | the single-process fp32 curve of each workload |
+| `references/` | the single-process fp32 curve of each workload; `.agreed`: of a plan that others agree with |
 | `sweeps/` | how each sweep was called, its environment, the command that repeats each trial (JSON) |
 | `hardware/` | the measured peak of each machine: matrix products by number format, copying (JSON) |
 | `studies/` | the Optuna journal of each sweep |

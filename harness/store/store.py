@@ -86,10 +86,13 @@ class Store:
         if len(_single_files(self._partition("trials", hardware_id, sweep))) > MERGE_AT:
             self._merge(hardware_id, sweep, _single_files)
 
-    def write_reference(self, workload_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep a workload's fp32 curve. Raises StoreError if the folder cannot be written."""
+    def write_reference(self, workload_id: str, rows: Sequence[Mapping[str, Any]], *, agreed: bool = False) -> None:
+        """Keep a workload's fp32 curve, or the one that plans agreed on. Raises StoreError if it cannot be written."""
         complete = [records.row(records.REFERENCES, {"workload_id": workload_id, **r}) for r in rows]
-        self._write(self.root / "references" / f"{workload_id}.parquet", records.REFERENCES, complete)
+        self._write(self._curve(workload_id, agreed), records.REFERENCES, complete)
+
+    def _curve(self, workload_id: str, agreed: bool) -> Path:
+        return self.root / "references" / f"{workload_id}{'.agreed' if agreed else ''}.parquet"
 
     def write_sweep_info(self, hardware_id: str, sweep: str, info: Mapping[str, Any]) -> None:
         """Keep how a sweep was called and where it ran, as JSON. Raises StoreError if the folder cannot be written."""
@@ -196,9 +199,9 @@ class Store:
         frame = self._table("steps", records.STEPS, sweep, hardware_id).drop_duplicates(["trial_id", "rank", "step"])
         return frame.sort_values(["trial_id", "rank", "step"], kind="stable", ignore_index=True)
 
-    def reference(self, workload_id: str) -> pd.DataFrame | None:
-        """A workload's fp32 curve, or None if it was never recorded or cannot be read."""
-        path = self.root / "references" / f"{workload_id}.parquet"
+    def reference(self, workload_id: str, *, agreed: bool = False) -> pd.DataFrame | None:
+        """A workload's fp32 curve, or the one that plans agreed on; None if it was never recorded or cannot be read."""
+        path = self._curve(workload_id, agreed)
         if path.parent != self.root / "references":  # the name comes from a file, which may be anybody's
             return None
         with contextlib.suppress(FileNotFoundError):

@@ -24,6 +24,9 @@ OBJECTIVES: dict[str, tuple[tuple[str, Direction], ...]] = {
 }
 """Name -> (column, direction) of each value that is optimized."""
 
+REFERENCES = ("auto", "process", "twin")
+"""What plans are compared with: one process where it fits, one process, or a twin (`harness.sweeps.references`)."""
+
 RELAUNCHES, RESOLUTION = 3, "5%"
 """What final launches are for if nothing else is asked for."""
 
@@ -114,6 +117,8 @@ class SweepConfig:
     resolution: str | None = None
     """Those that may win are launched again until a difference of this share would be seen; None: of 5 %, as long as
     that takes no longer than the search."""
+    reference: str = "auto"
+    """What losses are compared with: one of REFERENCES."""
     headroom: str | None = None
     """Share of a rank's memory that the winner must leave free; None: none is required."""
     start_deadline: str = "2m"
@@ -138,6 +143,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise UnknownNameError("objective", self.objective, OBJECTIVES)
+        if self.reference not in REFERENCES:
+            raise UnknownNameError("reference", self.reference, REFERENCES)
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise InputError(
                 f"a name has up to 80 letters, digits, dots, dashes and underscores, but got {self.name!r}"

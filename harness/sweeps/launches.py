@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.errors import InputError, MeasurementError
@@ -25,9 +25,11 @@ from harness.sweeps.experiment import Experiment
 from harness.sweeps.forecast import Forecaster
 from harness.sweeps.limits import rank_memory_bytes
 from harness.sweeps.probe_plans import probes
+from harness.sweeps.references import References, Twin
 from harness.trial import calibrate
 from harness.trial.peaks import Peaks
 from harness.trial.runner import Result, Runner
+from harness.workloads.workload import Workload
 
 MOST_FUTILE = 3
 """Repetitions in a row that may be disturbed as well; then the machine is a busy one, and launches are only flagged."""
@@ -129,12 +131,14 @@ class Launches:
 
     Args:
         experiment: what is searched.
+        references: what plans are compared with beside the runner's curves; None: those are all.
         showcases: (global batch size, plan) of the plans that show each strategy: they are measured to the end.
         may_go_on: whether there is time for one more launch that takes so many s.
         on_result: told of each recorded trial.
     """
 
     experiment: Experiment
+    references: References | None = None
     showcases: frozenset[tuple[int, Plan]] = frozenset()
     forecaster: Forecaster = field(default_factory=lambda: Forecaster(device=None, workloads={}))
     """What is expected of plans; learns from every trial."""
@@ -198,6 +202,8 @@ class Launches:
         """A trial of an earlier run of the sweep."""
         plan = self._with_new_knobs(Plan.from_json(row["knobs"]))
         self._remember(row, plan)
+        if self.references is not None:
+            self.references.remember(row, plan)
         return Recorded(plan, Ticket(int(row["study_trial"]), row["global_batch_size"]), self.evaluation(row))
 
     def _with_new_knobs(self, plan: Plan) -> Plan:
@@ -231,6 +237,14 @@ class Launches:
         round: int | None = None,
     ) -> Result:
         workload = self.experiment.workloads[size]
+        known: dict[str, Any] = {}
+        twin: Twin | None = None
+        if self.references is not None:
+            twin = self.references.twin(plan, workload)
+            known = self.references.columns(workload, twin)
+        expected = {**self.forecaster.columns(Point(size, plan)), **known}
+        if twin is not None and not twin.passed:
+            return self._failed_on_its_twin(plan, workload, twin, number, expected)
         facts = self.experiment.facts(workload)
         result = self.runner.run(
             plan,
@@ -242,11 +256,21 @@ class Launches:
             repeatable=role is Role.SEARCH and self._may_repeat,
             profile=self._profile(plan, size) if role is Role.FINAL else None,
             round=round,
-            expected=self.forecaster.columns(Point(size, plan)),
+            expected=expected,
         )
         self.training_s += result.training_s
         self.launched = True
         self._check_devices_live(result)
+        self._remember(result.row, plan)
+        self.on_result(result)
+        return result
+
+    def _failed_on_its_twin(
+        self, plan: Plan, workload: Workload, twin: Twin, number: int | None, expected: Mapping[str, Any]
+    ) -> Result:
+        """Record a plan that need not be launched: what is wrong with its twin is wrong with it."""
+        result = self.runner.refuse(plan, workload, str(twin.reason), number, expected, twin.outcome)
+        self.launched = True
         self._remember(result.row, plan)
         self.on_result(result)
         return result
@@ -292,6 +316,9 @@ class Launches:
 
     def _repeat(self, plan: Plan, global_batch: int) -> str:
         config, workload = self.experiment.config, self.experiment.workloads[global_batch]
+        chosen = {} if self.references is None else self.references.chosen
+        if chosen.get(workload.workload_id, "process") != "process":  # one process need not be tried once more
+            config = replace(config, reference="twin")
         return command_lines.run_command(
             config,
             plan,

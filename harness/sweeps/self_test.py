@@ -31,7 +31,7 @@ from harness.store.store import Store
 from harness.sweeps.config import SweepConfig
 from harness.sweeps.experiment import Experiment, prepare
 from harness.sweeps.launches import make_runner
-from harness.sweeps.sweep import REFERENCE_STEPS
+from harness.sweeps.references import REFERENCE_STEPS
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
 from strategies.knob import Setting

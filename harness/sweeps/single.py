@@ -14,11 +14,12 @@ from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan, parse_settings
 from harness.rank import preload_for
 from harness.search.feasible import why_not
+from harness.store.records import Role
 from harness.store.store import Store
 from harness.sweeps.config import load_config
 from harness.sweeps.experiment import prepare
 from harness.sweeps.launches import calibrated, make_runner
-from harness.sweeps.sweep import REFERENCE_STEPS
+from harness.sweeps.references import references_of
 from harness.trial.runner import Result
 from strategies.knob import Setting
 
@@ -55,10 +56,14 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
     with launchers.create("local", preload_for(config.workload)) as launcher:
         launcher.warm_up()
         runner = make_runner(experiment, launcher, store, config.name or "runs")
-        facts, alone = experiment.facts(workload), experiment.reference_plan(workload)
-        runner.reference(alone, workload, replace(facts, world_size=1), REFERENCE_STEPS)
+        references, facts = references_of(experiment, runner), experiment.facts(workload)
+        twin = references.twin(plan, workload)
+        known = references.columns(workload, twin)
+        if twin is not None and not twin.passed:
+            return runner.refuse(plan, workload, str(twin.reason), None, known, twin.outcome, Role.RUN)
         calibrated(experiment, runner, probed=False)
-        return runner.run(plan, workload, facts, profile=runner.profile(plan, workload, facts)[0])
+        profile = runner.profile(plan, workload, facts)[0]
+        return runner.run(plan, workload, facts, profile=profile, expected=known)
 
 
 def _from_file(path: Path | None) -> dict[str, Setting]:

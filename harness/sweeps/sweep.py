@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import filelock
 
 from harness import report
-from harness.errors import InputError, MeasurementError, StoreError
+from harness.errors import InputError, StoreError
 from harness.launchers.launcher import Launcher
 from harness.machine import nvml
 from harness.plan import ONE_UNIT, Plan
@@ -28,20 +28,17 @@ from harness.search.study import open_study
 from harness.store import standings
 from harness.store.records import SCHEMA_VERSION
 from harness.store.store import Store, plain_rows
-from harness.sweeps import about, command_lines
+from harness.sweeps import about, command_lines, target_loss
 from harness.sweeps.config import OBJECTIVES, Direction
 from harness.sweeps.experiment import Experiment
 from harness.sweeps.launches import FinalLaunch, Launches, calibrated, make_forecaster, make_runner
+from harness.sweeps.references import REFERENCE_STEPS, References
 from harness.trial import calibrate
-from harness.trial.runner import Result, Runner
+from harness.trial.runner import Result
 
 if TYPE_CHECKING:
     import optuna
 
-REFERENCE_STEPS = 16
-"""Length of the fp32 curve that trials are compared with and that the report overlays."""
-LOSS_STEPS = 64
-"""Length of that curve when the objective is a time to a loss."""
 LAUNCH_S, DEVICE_LAUNCH_S = 1.5, 10.0
 """What a launch takes beside its window, warm-up included, in s, as far as a budget is planned before any was seen: on
 devices contexts, communicators and kernels take their time."""
@@ -55,8 +52,6 @@ _FIRST = "first"
 """Attribute of a study: the points that it began with."""
 _FIRST_SCHEMA = "first_schema_version"
 """Another one: in which version's words."""
-LOSS_WINDOW = 4
-"""A loss counts as reached when the mean of this many steps is below it."""
 
 
 class Display(Protocol):
@@ -117,8 +112,10 @@ class Sweep:
         """Whether there is anything to resume."""
         self.undecided: str | None = None
         """Why the final launches ended while an answer was open."""
+        self.references = References(experiment=self.experiment, say=self.display.message)
         self.launches = Launches(
             experiment=self.experiment,
+            references=self.references,
             may_go_on=self._time_for,
             on_result=self.display.recorded,
         )
@@ -147,11 +144,12 @@ class Sweep:
             KeyboardInterrupt: at a moment at which there is nothing to sum up.
             InputError: no plan can use the world size; the name belongs to another workload; another process runs it.
             StoreError: a recorded file of this sweep is corrupt, or the results cannot be written.
-            MeasurementError: the reference does not run.
+            MeasurementError: there is nothing to compare plans with.
         """
         report.check(self.experiment.config.also)
         spaces = Spaces(self.experiment.spaces(), compared=self.launches.compared)
         spaces.showcases()  # refuses, and so does the next line, before anything is written
+        self.references.resume(self.store.sweep_info(self.hardware_id, self.name).get("references", {}))
         self._recorded()
         # Held open, or a driver without persistence mode would start anew for each trial.
         with nvml.session(), self._lock():
@@ -162,7 +160,8 @@ class Sweep:
             self.display.started(self.experiment, self.name)
             if elsewhere := self._begun_elsewhere():
                 self.display.message(elsewhere)
-            self.launches.runner = make_runner(self.experiment, self.launcher, self.store, self.name, self.display.step)
+            runner = make_runner(self.experiment, self.launcher, self.store, self.name, self.display.step)
+            self.launches.runner = self.references.runner = runner
             self._write_info(None)
             if self.experiment.config.sampler == samplers.GUIDED:
                 spaces.prepare()  # while the launcher still loads what ranks need
@@ -276,8 +275,13 @@ class Sweep:
             raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
 
     def _prepare(self) -> None:
-        """What every trial is compared with: the fp32 references, and the machine's peak."""
-        self._references(self.launches.runner)
+        """What every trial is compared with: the references, and the machine's peak."""
+        timed = self.experiment.config.objective == "time-to-loss"
+        for workload in self.experiment.workloads.values():
+            self.references.prepare(workload, target_loss.STEPS if timed else REFERENCE_STEPS)
+        self._write_info(None)  # what plans are compared with, for a run that resumes this one
+        if timed:
+            self.launches.runner.steps_to_loss = self._steps_to_loss()
         if self.store.peaks(self.hardware_id) is None:
             self.display.message("measuring what this machine can do, about 15 s, once")
         guided = self.experiment.config.sampler == "guided"
@@ -290,29 +294,12 @@ class Sweep:
         if guided and self.launches.forecaster.device is not None and not self.launches.forecaster.device.probed:
             self.display.message("no short trainings were measured: step times are predicted from single operators")
 
-    def _references(self, runner: Runner) -> None:
-        wanted = LOSS_STEPS if self.experiment.config.objective == "time-to-loss" else REFERENCE_STEPS
-        for workload in self.experiment.workloads.values():
-            self.display.message(f"{workload.name}: fp32 reference on one process, {wanted} steps")
-            plan, facts = self.experiment.reference_plan(workload), self.experiment.facts(workload, 1)
-            self.launches.training_s += runner.reference(plan, workload, facts, wanted)
-        if self.experiment.config.objective == "time-to-loss":
-            runner.steps_to_loss = self._steps_to_loss(runner)
-
-    def _steps_to_loss(self, runner: Runner) -> dict[str, int]:
-        smooth = {
-            workload_id: [sum(c.loss[i : i + LOSS_WINDOW]) / LOSS_WINDOW for i in range(len(c.loss) - LOSS_WINDOW + 1)]
-            for workload_id, c in runner.references.items()
-        }
-        target = self.experiment.config.target_loss or max(min(losses) for losses in smooth.values())
-        steps = {w: next((i for i, loss in enumerate(ls) if loss <= target), None) for w, ls in smooth.items()}
-        if missing := [workload_id for workload_id, count in steps.items() if count is None]:
-            raise MeasurementError(
-                f"the loss {target:g} is not reached within {LOSS_STEPS} steps of {', '.join(missing)}; "
-                "choose a higher --target-loss"
-            )
+    def _steps_to_loss(self) -> dict[str, int]:
+        known = self.launches.runner.references
+        found = {w.workload_id: known.get(w.workload_id) for w in self.experiment.workloads.values()}
+        target, steps = target_loss.steps(found, self.experiment.config.target_loss)
         self.display.message(f"time to a loss of {target:.4g}")
-        return {w: count + LOSS_WINDOW for w, count in steps.items() if count is not None}
+        return steps
 
     def _time_for(self, seconds: float) -> bool:
         left = self._seconds_left()
@@ -350,7 +337,11 @@ class Sweep:
             page = report.build(self.store, self.hardware_id, self.name, config.reports)
             report.also(config.also, self.store, self.hardware_id, self.name, config.reports)
         wall = time.monotonic() - self.began
-        return Ended(self.name, self.hardware_id, summary, page, wall, self.launches.training_s)
+        return Ended(self.name, self.hardware_id, summary, page, wall, self._training_s)
+
+    @property
+    def _training_s(self) -> float:
+        return self.launches.training_s + self.references.training_s
 
     def _keep_overtakings(self) -> None:
         """Predicted beside what was measured of the machine, for comparisons."""
@@ -372,6 +363,7 @@ class Sweep:
             "command": command_lines.resuming(config, self.name, passed=self.experiment.passed),
             "repeat": self.launches.repeats,
             "objective": config.objective,
+            "references": self.references.chosen,
             "memory_limit_bytes": config.memory_limit_bytes,
             "memory_ceiling_bytes": self.experiment.memory_ceiling_bytes,
             "sampler": config.sampler,
@@ -383,7 +375,7 @@ class Sweep:
             "environment": about.environment(),
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "wall_s": time.monotonic() - self.began,
-            "training_s": self.launches.training_s,
+            "training_s": self._training_s,
             "candidates": self.launches.forecaster.left_out(),
             "stopped": summary.stopped if summary else None,
             "undecided": self.undecided,

@@ -31,6 +31,12 @@ class Curve:
 
     loss: Sequence[float]
     grad_norm: Sequence[float]
+    reference: str = "process"
+    """As a reference, what it is: the column of that name."""
+    whose: str = "one process in fp32"
+    """Who trained, for sentences."""
+    tolerance: float = 0.0
+    """Of its own number formats: a relative difference that says nothing against a plan compared with it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def compare(measured: Curve, reference: Curve, plan: Mapping[str, Setting], step
     Of a plan that computes in fp32 throughout, every later step that the reference has is compared too, less strictly.
     AdamW hides a wrong scale of the gradients from the losses, so the norms are what finds a missing average.
     """
-    limit = tolerance(plan)
+    limit = max(tolerance(plan), reference.tolerance)
     worst, failed = 0.0, []
     for what, factor in (("loss", 1.0), ("grad_norm", GRADIENT_FACTOR)):
         pairs = zip(getattr(measured, what), getattr(reference, what), strict=False)
@@ -70,7 +76,7 @@ def compare(measured: Curve, reference: Curve, plan: Mapping[str, Setting], step
             if error > limit:
                 name = "loss" if what == "loss" else "gradient norm"
                 reason = (
-                    f"{name} of step {step} is {ours:.6g} where one process in fp32 has {theirs:.6g}; "
+                    f"{name} of step {step} is {ours:.6g} where {reference.whose} has {theirs:.6g}; "
                     f"{allowed:g} relative is allowed"
                 )
                 failed.append((step, reason))

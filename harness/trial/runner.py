@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.errors import MeasurementError
+from harness.errors import MeasurementError, TooLargeError
 from harness.launchers.job import Deadlines, Job, Measurement
 from harness.launchers.launcher import Launcher
 from harness.machine import load
@@ -22,7 +22,7 @@ from harness.rank.stopping import Stop
 from harness.store.records import Outcome, Role
 from harness.store.standings import USABLE
 from harness.store.store import Store
-from harness.trial import evidence, numerics, outcome, summary
+from harness.trial import curves, evidence, numerics, outcome, summary
 from harness.trial.folder import temporary_folder
 from harness.trial.numerics import Curve
 from harness.trial.peaks import Peaks
@@ -30,11 +30,23 @@ from harness.trial.supervise import TICK, Trace, follow
 from harness.workloads.workload import Workload
 from strategies.facts import Facts
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 ATTEMPTS = 3
 """How often a reference is begun that the system takes away each time."""
+
+
+OUT_OF_MEMORY = (Outcome.OOM_DEVICE, Outcome.OOM_HOST)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What some steps came to that were trained for their losses."""
+
+    ending: outcome.Ending
+    curve: Curve
+    step_times_s: list[float]
+    """Of the first rank."""
+    training_s: float
+    """Wall time in training steps, in s."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Runner:
     """Bytes of the machine's memory that ranks must leave; None: a share of it."""
     on_step: Callable[[int], None] | None = None
     references: dict[str, Curve] = field(default_factory=dict)
-    """Workload id -> fp32 curve of one process."""
+    """Workload id -> what its trials are compared with."""
     steps_to_loss: dict[str, int] = field(default_factory=dict)
     """Workload id -> steps its reference needs to the target loss, where one was asked for."""
 
@@ -182,14 +194,16 @@ class Runner:
         reason: str,
         study_trial: int | None = None,
         expected: Mapping[str, Any] | None = None,
+        outcome: Outcome = Outcome.INFEASIBLE,
+        role: Role = Role.SEARCH,
     ) -> Result:
-        """Record a plan that is not launched because it cannot run, with its predicted columns."""
+        """Record a plan that is not launched, with columns that are known: it cannot run, or its twin says enough."""
         row = {
-            **(expected or {}),
-            "outcome": Outcome.INFEASIBLE,
-            "outcome_reason": reason,
             "numerics": "skipped",
-            "role": Role.SEARCH,
+            **(expected or {}),
+            "outcome": outcome,
+            "outcome_reason": reason,
+            "role": role,
         }
         trial_id = new_trial_id()
         return Result(trial_id, self._record(trial_id, datetime.now(UTC), plan, workload, study_trial, row))
@@ -208,29 +222,22 @@ class Runner:
 
         Raises:
             KeyboardInterrupt: it was interrupted.
+            TooLargeError: one process does not have the memory.
             MeasurementError: the reference does not run.
         """
-        recorded = self.store.reference(workload.workload_id)
-        if recorded is not None and len(recorded) >= steps and _drawn_by(recorded) == workload.initial_values:
-            self.references[workload.workload_id] = Curve(list(recorded["loss"]), list(recorded["grad_norm"]))
+        if (known := curves.recorded(self.store, workload, steps)) is not None:
+            self.references[workload.workload_id] = known
             return 0.0
-        measurement = Measurement(warmup_steps=2, min_steps=steps - 2, max_steps=steps - 2)
-        trace, ending = self._reference_trial(plan, workload, facts, measurement)
-        if ending.outcome is not Outcome.OK:
-            raise MeasurementError(
-                f"the fp32 reference of {workload.name} on one process ended with {ending.outcome}: {ending.reason}"
+        ran = self.trained(plan, workload, facts, steps)
+        if ran.ending.outcome is not Outcome.OK:
+            error = TooLargeError if ran.ending.outcome in OUT_OF_MEMORY else MeasurementError
+            raise error(
+                f"the fp32 reference of {workload.name} on one process ended with {ran.ending.outcome}: "
+                f"{ran.ending.reason}"
             )
-        curve = summary.curve(trace)
-        self.references[workload.workload_id] = curve
-        times = [event["step_time_s"] for event in trace.readers[0].all("step")]
-        arithmetic = f"fp32 without TF32, {facts.device_type}, torch {version('torch')}"
-        made = {"initial_values": workload.initial_values, "arithmetic": arithmetic}
-        rows = [
-            {"step": step, "loss": loss, "grad_norm": norm, "step_time_s": seconds, **made}
-            for step, (loss, norm, seconds) in enumerate(zip(curve.loss, curve.grad_norm, times, strict=True))
-        ]
-        self.store.write_reference(workload.workload_id, rows)
-        return summary.training_seconds(trace)
+        self.references[workload.workload_id] = ran.curve
+        curves.keep(self.store, workload, ran.curve, ran.step_times_s, facts.device_type)
+        return ran.training_s
 
     def profile(self, plan: Plan, workload: Workload, facts: Facts) -> tuple[dict[str, Any], float]:
         """Time of communication and the allocator's own peak of a plan, from a launch for nothing else.
@@ -278,9 +285,9 @@ class Runner:
             found: dict[str, Any] | None = json.loads(written.read_text("utf-8")) if written.exists() else None
         return found
 
-    def _reference_trial(
-        self, plan: Plan, workload: Workload, facts: Facts, measurement: Measurement
-    ) -> tuple[Trace, outcome.Ending]:
+    def trained(self, plan: Plan, workload: Workload, facts: Facts, steps: int) -> Ran:
+        """Train so many steps for their losses alone, without a row in the store. Raises KeyboardInterrupt."""
+        measurement = Measurement(warmup_steps=2, min_steps=steps - 2, max_steps=steps - 2)
         for _ in range(ATTEMPTS):
             with self._job(plan, workload, facts, measurement) as job:
                 trace = self._follow(job)
@@ -289,7 +296,8 @@ class Runner:
                 raise KeyboardInterrupt
             if ending.outcome is not Outcome.PREEMPTED:
                 break
-        return trace, ending
+        times = [event["step_time_s"] for event in trace.readers[0].all("step")]
+        return Ran(ending, summary.curve(trace), times, summary.training_seconds(trace))
 
     def _follow(self, job: Job) -> Trace:
         try:
@@ -324,6 +332,7 @@ class Runner:
             "numerics": "pass" if verdict.passed else "fail",
             "numerics_max_rel_error": verdict.max_rel_error,
             "numerics_tolerance": verdict.tolerance,
+            "reference": reference.reference,
         }
         if not verdict.passed and ended in (Outcome.OK, Outcome.STOPPED_EARLY):
             columns |= {"outcome": Outcome.NUMERICS, "outcome_reason": verdict.reason}
@@ -371,8 +380,3 @@ class Runner:
 def new_trial_id() -> str:
     """Sortable by time, unique across machines."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-
-
-def _drawn_by(recorded: pd.DataFrame) -> str | None:
-    """The rule by which the initial weights of a recorded curve were drawn."""
-    return next(iter(recorded["initial_values"]), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -124,6 +125,11 @@ class Hf(Workload):
             return None
         right = (outputs.detach().argmax(-1) == batch["labels"]).sum().float()
         return right, predictions(batch["labels"])
+
+    def shallow(self, blocks: int) -> Hf:
+        name = f"{self.name}-blocks{blocks}"
+        config, _ = hf_model.canonical(json.loads(self.config), blocks, Path(self.name))
+        return replace(self, name=name, config=config, survey=_surveyed(config, self.task, self.lora, self.examples))
 
     @property
     def dropped(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from strategies.facts import ModelFacts
@@ -105,6 +105,11 @@ class Workload(ABC):
     @abstractmethod
     def flops_per_step(self) -> float:
         """Model FLOPs of one optimizer step over all ranks, recomputation not counted; docstrings name the source."""
+
+    def shallow(self, blocks: int) -> Workload | None:
+        """The same with so many blocks, which computes as this one does; None if there is no such thing."""
+        fewer: dict[str, Any] = {"blocks": blocks, "name": f"{self.name}-blocks{blocks}"}
+        return replace(self, **fewer) if isinstance(getattr(self, "blocks", None), int) else None
 
     @property
     def dropped(self) -> tuple[str, ...]:

@@ -71,3 +71,27 @@ def test_plans_that_go_wrong_do_not_change_who_wins(tmp_path: Path) -> None:
     assert knobs == {k: v for k, v in json.loads(alone["winner"]["knobs"]).items() if k != "fault"}
     known = [{name for name, value in each["winner"].items() if value is not None} for each in (alone, beside)]
     assert known[0] - OF_THE_MACHINE == known[1] - OF_THE_MACHINE
+
+
+@pytest.mark.e2e
+def test_a_wrong_strategy_is_caught_on_its_twin_where_no_process_trains_the_model(tmp_path: Path) -> None:
+    wrong = ["--set", "data_parallel=ddp", "--set", "fault=wrong_gradient", "--reference", "twin"]
+    small = ["--workload", "gpt:blocks=3,width=64,heads=2", "--seq-len", "32", "--global-batch", "4"]
+    small += ["--data", str(FAULTS.parent / "sweeps" / "recorded" / "numbers.txt")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "harness", "run", *small, *wrong],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (FAULTS, FAULTS.parents[1])))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    (trial,) = table(tmp_path / "results" / "trials").to_dict("records")
+    assert (trial["outcome"], trial["numerics"], trial["reference"], trial["role"]) == (
+        "numerics",
+        "fail",
+        "twin",
+        "run",
+    )
+    assert trial["outcome_reason"].startswith("on its twin of 2 blocks: gradient norm of step 2 is")

@@ -28,7 +28,7 @@ SUITE = Suite(
 
 
 class FakeRunner:
-    """Answers launches with made-up rows, and stops when it is told to."""
+    """Answers launches with made-up rows, and stops when it is told to. Its references always run."""
 
     rank_memory = None
 
@@ -42,7 +42,7 @@ class FakeRunner:
         self.seeds: list[int] = []
         self.referenced: list[int] = []
 
-    def run(self, plan: Any, workload: Any, facts: Any, *, role: str) -> Result:
+    def run(self, plan: Any, workload: Any, facts: Any, *, role: str, expected: Any) -> Result:
         if self.stop_after is not None and len(self.launched) >= self.stop_after:
             raise KeyboardInterrupt
         size = int(plan["micro_batch_size"])
@@ -55,9 +55,14 @@ class FakeRunner:
         row = row if self.outcome == "ok" else {**row, "step_time_s": None}
         return Result(f"t{len(self.launched)}", {**row, "role": role}, 1.0)
 
-    def reference(self, plan: Any, workload: Any, facts: Any, steps: int) -> float:
+    def prepare(self, workload: Any) -> None:
         self.referenced.append(workload.seed)
-        return 0.0
+
+    def twin(self, plan: Any, workload: Any) -> None:
+        """There is none."""
+
+    def columns(self, workload: Any, twin: None) -> dict[str, Any]:
+        return {}
 
     def apart(self, plan: Any, workload: Any, facts: Any, target: Any, file: str) -> dict[str, float]:
         self.canaries += 1
@@ -73,8 +78,8 @@ def night_run(tmp_path: Path, runner: FakeRunner, suite: Suite = SUITE, **option
         plan=lambda settings: complete({"data_parallel": "ddp", **settings}, knobs()),
     )
     history = History(tmp_path, suite.name, "hw")
-    given: dict[str, Any] = {"environment": {"torch": "2.13"}, **options}
-    return NightRun(suite=suite, experiment=experiment, runner=runner, history=history, **given)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"environment": {"torch": "2.13"}, "runner": runner, "references": runner, **options}
+    return NightRun(suite=suite, experiment=experiment, history=history, **given)
 
 
 def test_plans_are_launched_in_turns_between_two_canaries(tmp_path: Path) -> None:
@@ -215,7 +220,7 @@ def test_seeds_whose_reference_does_not_run_leave_a_suspicion(tmp_path: Path) ->
     def broken(*given: Any) -> float:
         raise MeasurementError("the fp32 reference ended with a crash")
 
-    runner.reference = broken  # type: ignore[method-assign]
+    runner.prepare = broken  # type: ignore[method-assign]
     said: list[str] = []
     _, findings = night_run(tmp_path, runner, suite, environment={"torch": "2.14"}, say=said.append).run(())
     assert {finding.verdict for finding in findings} == {Verdict.SUSPECT}

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 from harness.report import format as fmt
 from harness.report.certainty import headroom, sentences
+from harness.report.panels import losses, verdict
 from harness.report.sweep_view import SweepView
+from harness.store.store import Store
 
-from .rows import MIB, decided, failure, trial
+from .rows import HARDWARE, MIB, PLAN, SWEEP, WORKLOAD, decided, failure, trial
 
 View = Callable[..., SweepView]
 
@@ -61,3 +65,34 @@ def test_a_disturbed_winner_is_flagged(make_view: View) -> None:
 
 def test_without_a_winner_nothing_is_said(make_view: View) -> None:
     assert sentences(make_view([failure("a1", "crash", "no")])) == ()
+
+
+def agreed(make_store: Callable[..., Store], **columns: Any) -> SweepView:
+    """A sweep without a reference of one process; a plan's curve is there instead."""
+    store = make_store([trial("a1", reference="twin", **columns)], reference=False)
+    kept = json.dumps({**PLAN, "data_parallel": "zero3"})
+    curve = [{"step": s, "loss": 5 - 0.1 * s, "grad_norm": 1.0, "step_time_s": 1.6, "plan": kept} for s in range(8)]
+    store.write_reference(WORKLOAD, curve, agreed=True)
+    return SweepView.read(store, HARDWARE, SWEEP)
+
+
+def test_what_losses_were_compared_with_is_said_where_no_process_trained_the_model(
+    make_store: Callable[..., Store],
+) -> None:
+    view = agreed(make_store, twin_blocks=2, twin_max_rel_error=3e-7)
+    assert (
+        "such a plan follows one process on a twin of 2 blocks (within 3.0e-7); at full size its losses were compared "
+        "with those of zero3 dp2 in fp32 (within 2.0e-6)."
+    ) in said(view)
+    facts = {fact.name: fact.detail for fact in verdict.data(view).facts}
+    assert facts["numerics"].endswith("; to another plan, after one process on a twin")
+    assert "against one process" not in facts
+    found = losses.data(view)
+    assert found is not None
+    assert [curve.label for curve in found.references] == ["zero3 dp2 in fp32, compared with"]
+    assert "of a plan that others agree with" in found.reading
+
+
+def test_agreement_alone_is_said_to_be_no_other_evidence(make_view: View) -> None:
+    assert "compared with nothing, and nothing else." in said(make_view([trial("a1", reference="agreement")]))
+    assert "No process trained" not in said(make_view([trial("a1", reference="process")]))

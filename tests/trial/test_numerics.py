@@ -92,3 +92,10 @@ def test_it_passes_exactly_if_the_largest_error_is_within_the_tolerance(losses: 
     verdict = compare(Curve([x * factor for x in losses], losses), Curve(losses, losses), FP32, len(losses))
     assert verdict.passed == (verdict.max_rel_error <= verdict.tolerance)
     assert verdict.max_rel_error == pytest.approx(abs(factor - 1), abs=1e-9)
+
+
+def test_a_reference_in_another_format_allows_what_that_format_does() -> None:
+    loose = Curve([4.0], [1.0], "twin", "another plan", tolerance=1e-2)
+    assert compare(Curve([4.03], [1.0]), loose, FP32, 1).passed
+    found = compare(Curve([4.05], [1.0]), loose, FP32, 1)
+    assert found.reason == "loss of step 0 is 4.05 where another plan has 4; 0.01 relative is allowed"

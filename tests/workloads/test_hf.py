@@ -385,3 +385,15 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     model = written("bert", tmp_path, vocab_size=20)
     found = refusal(f"hf:{model}", tmp_path, data=data, tokenizer=tokenizer(tmp_path))
     assert "is the tokenizer of another vocabulary" in found
+
+
+@pytest.mark.parametrize(("family", "blocks"), [("llama", 2), ("mixtral", 2), ("t5", 4)])
+def test_a_twin_is_the_same_model_with_fewer_blocks(family: str, blocks: int, tmp_path: Path) -> None:
+    whole = made(tmp_path, family)
+    twin = whole.shallow(2)
+    assert (len(twin.facts().blocks), len(whole.facts().blocks)) == (blocks, 5 * blocks // 2)
+    assert twin.workload_id != whole.workload_id
+    shapes = {name: tuple(p.shape) for name, p in whole.build().named_parameters()}
+    for name, parameter in twin.build().named_parameters():
+        assert shapes[name] == tuple(parameter.shape)
+        assert torch.equal(*(w.initial(name, shapes[name], CPU) for w in (whole, twin)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from harness.labels import Named, Row
+from harness.labels import Named, Row, layout
 from harness.report import format as fmt
 from harness.report.figures import GRID, INK, figure, text
 from harness.report.panels.panel import TOP, Chart, Table, top_note
@@ -70,7 +70,10 @@ def data(view: SweepView) -> Losses | None:
     if not curves:
         return None
     bands = _bands(view, view.ranked[:TOP])
-    return Losses(tuple(curves), bands, view.unit.removesuffix("/s"), _reading(curves), top_note(len(view.ranked)))
+    agreed = any(view.agreed(row["workload_id"]) is not None for row in view.ranked[:TOP])
+    return Losses(
+        tuple(curves), bands, view.unit.removesuffix("/s"), _reading(curves, agreed), top_note(len(view.ranked))
+    )
 
 
 def draw(losses: Losses) -> Chart:
@@ -173,7 +176,11 @@ def _bands(view: SweepView, rows: Sequence[Row]) -> tuple[Curve, ...]:
     curves = []
     for workload, row in sizes.items():
         batch = row["global_batch_size"]
-        name = "fp32 reference, one process" + (f", batch {batch}" if len(sizes) > 1 else "")
+        plan = view.agreed(workload)
+        made = (
+            "fp32 reference, one process" if plan is None else f"{layout(plan)} in {plan['precision']}, compared with"
+        )
+        name = made + (f", batch {batch}" if len(sizes) > 1 else "")
         curve = view.references[workload]
         steps = curve.rename(columns={"step_time_s": "seconds"}).assign(tokens=batch * row["seq_len"]).set_index("step")
         named = Named(at=None, label=name, short=name, colour=INK)
@@ -181,7 +188,8 @@ def _bands(view: SweepView, rows: Sequence[Row]) -> tuple[Curve, ...]:
     return tuple(curves)
 
 
-def _reading(curves: Sequence[Curve]) -> str:
+def _reading(curves: Sequence[Curve], agreed: bool) -> str:
+    reference = "a plan that others agree with: no process trained it alone" if agreed else "the fp32 reference"
     worst = {c.short: max((d for d in c.difference if d is not None), default=None) for c in curves}
     found = {label: value for label, value in worst.items() if value is not None}
     if not found:
@@ -189,4 +197,4 @@ def _reading(curves: Sequence[Curve]) -> str:
     label = max(found, key=lambda name: found[name])
     whose = f"The curve of {label} stays" if len(found) == 1 else f"The {len(found)} curves stay"
     where = "" if len(found) == 1 else f"; the farthest is {label}"
-    return f"{whose} within {fmt.relative_error(found[label])} (relative) of the fp32 reference{where}."
+    return f"{whose} within {fmt.relative_error(found[label])} (relative) of {reference}{where}."

@@ -93,7 +93,7 @@ def _facts(view: SweepView, winner: Row) -> tuple[Fact | None, ...]:
         _memory(view, winner),
         _against_ddp(view, winner),
         _against_one_process(view, winner),
-        _numerics(winner),
+        _numerics(view, winner),
     )
 
 
@@ -126,11 +126,15 @@ def _against_one_process(view: SweepView, winner: Row) -> Fact | None:
     return Fact("against one process", fmt.times(ours / single), f"in fp32, with every core or one device; now {ranks}")
 
 
-def _numerics(winner: Row) -> Fact:
+def _numerics(view: SweepView, winner: Row) -> Fact:
     if winner["numerics"] == "skipped":
-        return Fact("numerics", "skipped", "not compared with the fp32 reference")
+        return Fact(
+            "numerics", "skipped", certainty.compared_with(view, winner) or "not compared with the fp32 reference"
+        )
     error, allowed = winner["numerics_max_rel_error"], winner["numerics_tolerance"]
     detail = f"largest relative difference {fmt.relative_error(error)}, tolerance {fmt.relative_error(allowed)}"
+    on = {"twin": "; to another plan, after one process on a twin", "agreement": "; to another plan alone"}
+    detail += on.get(str(winner.get("reference")), "")
     return Fact("numerics", winner["numerics"], detail, "good" if winner["numerics"] == "pass" else "bad")
 
 

@@ -68,6 +68,15 @@ def fill(folder: Path, is_whole: Callable[[], bool], content: Callable[[Path], N
             partial.rename(folder)
 
 
+def version(path: Path) -> tuple[int, ...]:
+    """What differs between two files that were written under one name; () where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Says of what goes wrong in writing that the folder cannot be written.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,15 @@ class Template:
 
     text: str
     """In Jinja."""
-    words: Mapping[str, str]
-    """Special tokens by name, such as eos_token."""
+    words: tuple[tuple[str, str], ...]
+    """(name, special token), such as ("eos_token", "</s>")."""
     file: Path
     """Where it is, for sentences."""
 
     @property
     def digest(self) -> str:
         """A hash of all that it renders by."""
-        return hashlib.sha256(json.dumps([self.text, sorted(self.words.items())]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.text, self.words]).encode()).hexdigest()[:16]
 
     def rendered(self, messages: list[Message], where: str) -> tuple[str, Spans]:
         """A conversation's text, and where in it (begin, end) lies what the assistant says.
@@ -80,7 +80,7 @@ class Template:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         text = f"{_TODAY}{self.text}" if "strftime_now" in self.text else self.text
-        given: dict[str, Any] = {**self.words, **options}
+        given: dict[str, Any] = {**dict(self.words), **options}
         try:
             rendered: Any = render_jinja_template(
                 [messages], chat_template=text, return_assistant_tokens_mask=marks, **given
@@ -118,7 +118,7 @@ def load(folder: Path) -> Template:
         )
     special = {name: written.get(name) for name in _SPECIAL}
     plain = {n: value.get("content") if isinstance(value, dict) else value for n, value in special.items()}
-    return Template(template, {name: value for name, value in plain.items() if isinstance(value, str)}, found)
+    return Template(template, tuple((name, value) for name, value in plain.items() if isinstance(value, str)), found)
 
 
 def checked(value: Any, field: str, where: str) -> list[Message]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,9 @@ class Row:
     """Field -> value, as the format has it: text, numbers, lists, None. At least the fields that were asked for."""
     where: str
     """For sentences, such as "line 3 of reviews.jsonl" or "row 7 of reviews.parquet"."""
-    read_bytes: int = field(default=0, compare=False)
+    read_bytes: int = dataclasses.field(default=0, compare=False)
     """Of all that is read, about how much lies before the row's end."""
-    goes_on: bool = field(default=False, compare=False)
+    goes_on: bool = dataclasses.field(default=False, compare=False)
     """Whether it is a piece of a text whose next piece follows."""
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from harness.errors import InputError
-from harness.workloads import chat, rows
+from harness.workloads import chat, contents, rows
 from harness.workloads.data import counter_hash, load_tokenizer
 from harness.workloads.hf_data import Examples, Places, Tensors, Words, arrays, masked
 from harness.workloads.ragged import Ragged
@@ -102,6 +102,7 @@ class Documents(Examples):
             lambda some: self._encoded(some, codec),
             total=rows.size_bytes(self.source),
         )
+        contents.keep(self.store.folder.parent)
         tokens, length = self.store.flat("ids").size, self.words.length
         least = {Layout.WINDOWS: length + (self.task == "causal-lm"), Layout.PACKED: length}.get(self.layout, 0)
         if tokens < least:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from harness.errors import InputError
-from harness.workloads import library, rows
+from harness.workloads import contents, library, rows
 from harness.workloads.data import TokenData, counter_hash, load_tokenizer, vocab_size_of
 from harness.workloads.pictures import Pictures
 from harness.workloads.ragged import Ragged
@@ -212,6 +212,7 @@ class Texts(Examples):
         codec = Bytes() if self.tokenizer is None else load_tokenizer(self.tokenizer)
         total = None if self.source is None else rows.size_bytes(self.source)
         self.store.store(self._rows, lambda some: self._encoded(some, codec), total=total)
+        contents.keep(self.store.folder.parent)
 
     def shaped(self) -> Tensors:
         return Drawn(task=self.task, words=self.words).shaped()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.workloads import chat, hf_model, library, pictures, ragged, rows
+from harness.workloads import chat, contents, hf_model, library, pictures, ragged, rows
 from harness.workloads.data import load
 from harness.workloads.documents import Documents, Kind, Layout
 from harness.workloads.hf_data import FIELDS, Drawn, Examples, Shown, Texts, Windows, Words, codec_of
@@ -126,9 +126,9 @@ def _texts(task: str, words: Words, tokenizer: Path | None, known: Any, request:
     source = None if request.data is None else existing(request.data, "data").resolve()
     if source is not None:
         next(rows.read(source, fields))  # the first row must have them before anything is begun
-    content = library.fingerprint() if source is None else ragged.fingerprint(source)
+    content = library.fingerprint() if source is None else contents.fingerprint(source, request.cache)
     classes = {str(name): int(number) for number, name in (known.id2label or {}).items()}
-    codec = "bytes" if tokenizer is None else ragged.fingerprint(tokenizer)
+    codec = "bytes" if tokenizer is None else contents.fingerprint(tokenizer)
     numbers = json.dumps(sorted(classes.items()) if task != "seq2seq" else [])  # by which names of classes are stored
     parts = (content, codec, task, *fields, numbers)
     store = ragged.Ragged(
@@ -161,7 +161,14 @@ def _documents(task: str, words: Words, tokenizer: Path, known: Any, request: Re
     end = known.eos_token_id if isinstance(known.eos_token_id, int) else None
     columns = ("ids",) if kind is Kind.TEXT else ("ids", "learned", "first")
     joined = str(kind is Kind.TEXT and layout is Layout.WINDOWS)
-    parts = (ragged.fingerprint(source), ragged.fingerprint(tokenizer), kind, *fields, joined, str(end))
+    parts = (
+        contents.fingerprint(source, request.cache),
+        contents.fingerprint(tokenizer),
+        kind,
+        *fields,
+        joined,
+        str(end),
+    )
     store = ragged.Ragged(
         folder=ragged.address(request.cache, "documents", *parts, template.digest if template else ""),
         columns=columns,

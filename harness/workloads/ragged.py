@@ -22,7 +22,7 @@ import numpy.typing as npt
 from harness.errors import InputError, StoreError
 from harness.workloads import waiting_for, whole
 from harness.workloads.data import counter_hash
-from harness.workloads.rows import Row, existing, visible
+from harness.workloads.rows import Row
 
 Encode = Callable[[Sequence[Row]], Iterable[Mapping[str, Sequence[int]]]]
 """A batch of rows -> of each example that they give its integers, by column. A row may give none, or several."""
@@ -192,7 +192,7 @@ class _Writer:
         found = _read_journal(partial, store._names())
         self.rows, written = found or (0, dict.fromkeys(store._names(), (0, 0)))
         with whole.writing(partial):
-            if not all(_holds(partial / name, *written[name]) for name in written):
+            if not all(whole.holds(partial / name, *written[name]) for name in written):
                 # The machine went down before what the journal says was on the disk.
                 self.rows, written = 0, dict.fromkeys(written, (0, 0))
             for name, (size, _) in written.items():
@@ -234,30 +234,6 @@ def address(cache: Path, *parts: str) -> Path:
     return cache.absolute() / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def fingerprint(path: Path) -> str:
-    """16 hexadecimal digits, a hash of a file's content, or of the names and contents of all files in a folder that are
-    not hidden.
-
-    Raises:
-        InputError: something cannot be read.
-    """
-    found = existing(path, "data")
-    if found.is_file():
-        return _hash_of(found)[:16]
-    digest = hashlib.sha256()
-    for file in visible(found):
-        digest.update(json.dumps([file.relative_to(found).as_posix(), _hash_of(file)]).encode())
-    return digest.hexdigest()[:16]
-
-
-def _hash_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
 def _batches(rows: Iterator[Row], batch: int) -> Iterator[list[Row]]:
     while some := list(itertools.islice(rows, batch)):
         yield some
@@ -293,18 +269,6 @@ def _read_journal(folder: Path, names: list[str]) -> tuple[int, dict[str, tuple[
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
-
-
-def _holds(path: Path, size: int, checksum: int) -> bool:
-    """Whether a file begins with `size` bytes of this checksum."""
-    found, left = 0, size
-    if _size(path) < size:
-        return size == 0
-    with path.open("ab+") as file:
-        file.seek(0)
-        while left and (piece := file.read(min(left, 2**20))):
-            found, left = zlib.crc32(piece, found), left - len(piece)
-    return found == checksum
 
 
 def mapped(path: Path, dtype: str) -> npt.NDArray[Any]:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from harness.errors import InputError, StoreError
 from harness.workloads import waiting_for
-from harness.workloads.ragged import Ragged, address, fingerprint
+from harness.workloads.contents import fingerprint
+from harness.workloads.ragged import Ragged, address
 from harness.workloads.rows import Row
 
 ROOT = Path(__file__).parents[2]

@@ -123,17 +123,17 @@ class Documents(Examples):
             yield from (self._conversation(row, codec) for row in some)
         elif self.kind is Kind.PAIR:
             given, learned = ([self._text(row, field) for row in some] for field in self.fields)
-            begun = codec.encode_batch(given)
-            for a, b in zip(begun, codec.encode_batch(learned, add_special_tokens=False), strict=True):
+            begun = codec.encode_batch_fast(given)
+            for a, b in zip(begun, codec.encode_batch_fast(learned, add_special_tokens=False), strict=True):
                 first = a.ids[:-1] if a.ids and a.ids[-1] == self.end else a.ids
                 rest = self._ended(b.ids)
                 yield _learned([*first, *rest], [0] * len(first) + [1] * len(rest))
         elif self.layout is Layout.WINDOWS:
             texts = [self._text(row, self.fields[0]) + ("" if row.goes_on else "\n") for row in some]
-            yield from ({"ids": text.ids} for text in codec.encode_batch(texts, add_special_tokens=False))
+            yield from ({"ids": text.ids} for text in codec.encode_batch_fast(texts, add_special_tokens=False))
         else:
             texts = [self._text(row, self.fields[0]) for row in some]
-            for text in codec.encode_batch(texts):
+            for text in codec.encode_batch_fast(texts):
                 yield {"ids": self._ended(text.ids)}
 
     def _conversation(self, row: Row, codec: Any) -> dict[str, Sequence[int]]:

@@ -42,7 +42,8 @@ def examine(experiment: Experiment) -> Iterator[Line]:
         StoreError: prepared data cannot be written.
     """
     workload = next(iter(experiment.workloads.values()))
-    workload.prepare()
+    if isinstance(workload, Hf):
+        workload.examples.prepare()  # its batches are read from what a sweep would prepare
     yield from _facts(workload)
     for step in (0, 1):
         pure(workload.samples, step, min(2, workload.global_batch_size))

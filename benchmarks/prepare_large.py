@@ -65,7 +65,8 @@ def prepared(folder: Path) -> None:
 
 def main(sizes: list[int]) -> None:
     """One row for each size."""
-    print("| MB | imported, hashed in s | prepared in s | MB/s | peak before, MiB | peak after, MiB |\n|---|---|---|---|---|---|")
+    print("| MB | imported, hashed in s | prepared in s | MB/s | peak before, MiB | peak after, MiB |")
+    print("|---|---|---|---|---|---|")
     for megabytes in sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -195,6 +195,10 @@ def doctor(
         typer.Option("--self-test", help="Launch each kind of thing once, in under two minutes, and say what works."),
     ] = False,
     workload: Workload = None,
+    data: Data = None,
+    field: Field = None,
+    tokenizer: Tokenizer = None,
+    seq_len: SeqLen = None,
     world_size: WorldSize = None,
     as_json: Json = False,
 ) -> None:
@@ -204,8 +208,12 @@ def doctor(
         guarded(lambda: commands.self_test(as_json))
     if calibrate:
         guarded(lambda: commands.calibrate(folder, workload, world_size, as_json))
+    about = {"data": data, "field": field, "tokenizer": tokenizer, "seq_len": seq_len}
     if workload is not None:
-        guarded(lambda: commands.examine_workload(folder, workload, world_size, as_json))
+        asked = {"results": folder, "workload": workload, "world_size": world_size, **about}
+        guarded(lambda: commands.examine_workload(asked, as_json))
+    if given := [name for name, value in about.items() if value is not None]:
+        guarded(lambda: commands.without_workload(given))
     guarded(lambda: commands.doctor(folder, as_json))
 
 

@@ -105,11 +105,12 @@ def _winner(row: Any, repeats: dict[str, str]) -> dict[str, Any]:
 
 
 def run(plan_id: str | None, path: Path | None, pairs: list[str], options: dict[str, Any], as_json: bool) -> int:
-    from harness.sweeps.display import print_trial
+    from harness.sweeps.display import print_trial, waited
     from harness.sweeps.single import run_once
 
     console = _console(to_stderr=as_json)
-    result = run_once(plan_id, path, pairs, options)
+    with waited(console):
+        result = run_once(plan_id, path, pairs, options)
     print_trial(console, result)
     if as_json:
         print(json.dumps({name: _plain(value) for name, value in result.row.items()}))
@@ -232,17 +233,24 @@ def self_test(as_json: bool) -> int:
     return NOTHING_SUCCEEDED if any(line.state is State.FAILED for line in lines) else 0
 
 
-def examine_workload(results: Path, workload: str, world_size: int | None, as_json: bool) -> int:
+def without_workload(given: Sequence[str]) -> int:
+    """Raise InputError: these options of a workload were given without one."""
+    names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    raise InputError(f"doctor takes {names} with --workload alone; say which workload is to be looked at")
+
+
+def examine_workload(options: Mapping[str, Any], as_json: bool) -> int:
     """What was derived of a workload, and what is refused."""
     from dataclasses import asdict
 
     from harness.sweeps.config import load_config
     from harness.sweeps.derived import examine
+    from harness.sweeps.display import waited
     from harness.sweeps.experiment import prepare
 
-    options = {"results": results, "workload": workload, "world_size": world_size}
     experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
-    lines = list(examine(experiment))
+    with waited(_console(to_stderr=True)):
+        lines = list(examine(experiment))
     if as_json:
         print(json.dumps([asdict(line) for line in lines]))
         return 0

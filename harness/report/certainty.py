@@ -23,7 +23,7 @@ def sentences(view: SweepView) -> tuple[str, ...]:
     if view.winner is None:
         return ()
     about = (_headroom(view, view.winner), _winner_disturbed(view.winner), _disturbed(view))
-    said = (_spread(view), _undecided(view), compared_with(view, view.winner), *about)
+    said = (_spread(view), _undecided(view), compared_with(view, view.winner), _padding(view.winner), *about)
     return tuple(filter(None, said))
 
 
@@ -69,6 +69,14 @@ def _spread(view: SweepView) -> str:
 def _undecided(view: SweepView) -> str:
     why = view.info.get("undecided")
     return f"Fresh launches ended while it was open which of the best plans is the best: {why}." if why else ""
+
+
+def _padding(winner: Row) -> str:
+    real = winner.get("real_tokens_per_s")
+    if not real:
+        return ""
+    share = fmt.percent(real / winner["tokens_per_s"])
+    return f"Of the winner's tokens/s {fmt.rate(real)} are no padding ({share}), and as large a share of every plan's."
 
 
 def _within(known: Standings) -> str:

@@ -11,7 +11,8 @@ Version history of the schema
         buckets); readers of this package get rows of earlier versions in these words (`older.py`)
     6   what of a device is taken beside the allocator's memory, and what others did with it before a launch; by which
         rule and in which arithmetic a reference was made
-    7   what numerics were compared with, where a model is too large for one process: a twin of it and the other plans
+    7   what numerics were compared with, where a model is too large for one process: a twin of it and the other plans;
+        tokens that are no padding
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ TRIALS = (
     _column("tokens_per_s", "float64", "1/s", "tokens (samples where seq_len is 1) of a step / step_time_s"),
     _column("tokens_per_s_low", "float64", "1/s", "lower end of the 95 % interval of tokens_per_s"),
     _column("tokens_per_s_high", "float64", "1/s", "upper end of the 95 % interval of tokens_per_s"),
+    _column("real_tokens_per_s", "float64", "1/s", "those of tokens_per_s that are no padding; null where none is"),
     _column("step_time_s", "float64", "s", "median over the measured steps of the slowest rank"),
     _column("measured_steps", "int64", "", "steps that count"),
     _column("warmup_steps", "int64", "", "steps before them, those included that the window found to be slower still"),

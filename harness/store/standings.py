@@ -231,6 +231,7 @@ def _summarised(plan: Standing, spread: Spread | None) -> dict[str, Any]:
     row |= {"launches": len(plan.launches), "peak_memory_bytes": max(peaks, default=None)}
     scale = row["tokens_per_s"] / rate
     row |= {name: row[name] * scale for name in ("step_time_s", "time_to_loss_s") if row[name] is not None}
+    row |= {"real_tokens_per_s": row["real_tokens_per_s"] / scale} if row.get("real_tokens_per_s") else {}
     row["tokens_per_s"] = rate
     if spread is not None:
         half = t_quantile(0.975, spread.freedom) * math.sqrt(plan.variance)

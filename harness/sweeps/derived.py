@@ -38,9 +38,12 @@ def examine(experiment: Experiment) -> Iterator[Line]:
     """Facts, checks, then the plan that shows each way of using each strategy.
 
     Raises:
-        InputError: a batch is not a function of (step, index), or losses do not add up.
+        InputError: the data cannot be used, a batch is not a function of (step, index), or losses do not add up.
+        StoreError: prepared data cannot be written.
     """
     workload = next(iter(experiment.workloads.values()))
+    if isinstance(workload, Hf):
+        workload.examples.prepare()  # its batches are read from what a sweep would prepare
     yield from _facts(workload)
     for step in (0, 1):
         pure(workload.samples, step, min(2, workload.global_batch_size))
@@ -70,6 +73,12 @@ def _facts(workload: Workload) -> Iterator[Line]:
     yield Line("derived", "shared weights", "yes" if facts.tied else "none")
     counted = "counted in every step" if workload.predictions is None else f"{workload.predictions:g}"
     yield Line("derived", "predictions", f"{counted} of a sample" if workload.predictions else counted)
+    real = workload.real_tokens(0)
+    if real is not None:
+        share = f"{real:,} of {workload.tokens_per_step:,} tokens of the first step"
+        yield Line("derived", "without padding", share)
+    for note in workload.notes:
+        yield Line("derived", "data", note)
     yield Line("derived", "dropout", f"set to 0 in {', '.join(workload.dropped)}" if workload.dropped else "none")
     yield Line("derived", "stages", f"after {', '.join(facts.stem)}" if facts.stem else f"none: {facts.whole_because}")
     if isinstance(workload, Own | Hf):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,10 +22,56 @@ from harness.report.format import duration, percent, rate, size
 from harness.report.sweep_view import SweepView
 from harness.store.records import Outcome, Role
 from harness.store.standings import USABLE
+from harness.workloads import waiting_for
 
 _ROLES = {Role.AGAIN: "again", Role.FINAL: "final"}
+LIVE_PAUSE_S, LINE_PAUSE_S = 0.2, 10.0
+"""Between two lines about a preparation, where one takes the place of the other, and where they pile up."""
 SHOWN = 15
 """Rows of the ranked table on the terminal; the report has all."""
+
+
+class Waiting:
+    """Says how far the preparation of data is, and how long it will take.
+
+    Args:
+        say: takes a line.
+        live: whether a line takes the place of the one before.
+    """
+
+    def __init__(self, say: Callable[[str], None], *, live: bool) -> None:
+        self.say, self.pause = say, LIVE_PAUSE_S if live else LINE_PAUSE_S
+        self.what, self.began, self.first, self.said = "", 0.0, 0, 0.0
+
+    def __call__(self, what: str, done: int, total: int | None, unit: str) -> None:
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.began, self.first, self.said = what, now, done, now
+        elif now - self.said >= self.pause:
+            self.said = now
+            self.say(self.sentence(done, total, unit, now - self.began))
+
+    def sentence(self, done: int, total: int | None, unit: str, seconds: float) -> str:
+        """What is said after so many seconds."""
+        scale, name = (1e6, "MB") if unit == "bytes" else (1, unit)
+        if total is None:
+            return f"preparing {self.what}: {done / scale:,.0f} {name}"
+        text = f"preparing {self.what}: {done / scale:,.0f} of {total / scale:,.0f} {name}"
+        new = done - self.first
+        return f"{text}, about {duration(seconds * (total - done) / new)} more" if new > 0 else text
+
+
+@contextlib.contextmanager
+def waited(console: Console) -> Iterator[None]:
+    """Say how far preparation is, where nothing else is shown meanwhile."""
+    with contextlib.ExitStack() as stack:
+        if console.is_terminal:
+            status = stack.enter_context(console.status("preparing"))
+            listener = Waiting(status.update, live=True)
+        else:
+            listener = Waiting(lambda text: console.print(text, highlight=False, markup=False), live=False)
+        stack.enter_context(waiting_for.told(listener))
+        yield
 
 
 class SweepDisplay:
@@ -42,6 +89,7 @@ class SweepDisplay:
         self.best = 0.0
         self.count = 0
         self.doing = "starting"
+        self._waiting = contextlib.ExitStack()
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -54,6 +102,7 @@ class SweepDisplay:
         self.task = self.progress.add_task("starting", total=seconds or trials)
 
     def __enter__(self) -> SweepDisplay:
+        self._waiting.enter_context(waiting_for.told(Waiting(self.message, live=self.console.is_terminal)))
         self.progress.start()
         return self
 
@@ -63,6 +112,7 @@ class SweepDisplay:
     def close(self) -> None:
         """Stop drawing, so that other lines can be printed."""
         self.progress.stop()
+        self._waiting.close()
 
     def started(self, experiment: Experiment, name: str) -> None:
         """Say what is about to happen."""
@@ -87,6 +137,8 @@ class SweepDisplay:
             names = f"{', '.join(dropped[:3])}{more}"
             text = f"dropout was set to 0 ({names}): its masks would be others in each plan"
             self.console.print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
+        for note in next(iter(experiment.workloads.values())).notes:
+            self.console.print(f"note      {note}", highlight=False, markup=False, soft_wrap=True)
         if self.seconds is None and self.trials is None:
             self.seconds = experiment.seconds
             self.progress.update(self.task, total=self.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from harness import statistics
@@ -86,19 +87,22 @@ def _window(trace: Trace) -> dict[int, float]:
 
 
 def _steps(trace: Trace) -> dict[str, Any]:
-    window = list(_window(trace).values())
+    by_step = _window(trace)
+    window = list(by_step.values())
     warmup = statistics.warmup_length(window)
     times = window[warmup:]
     if not times:
         return {}
     low, high = statistics.median_interval(times)
     middle, tokens = statistics.median(times), trace.job.workload.tokens_per_step
+    real = _mean([trace.job.workload.real_tokens(step) for step in list(by_step)[warmup:]])
     done = trace.readers[0].last("done") or {}
     return {
         "step_time_s": middle,
         "tokens_per_s": tokens / middle,
         "tokens_per_s_low": tokens / high,
         "tokens_per_s_high": tokens / low,
+        "real_tokens_per_s": None if real is None else real / middle,
         "measured_steps": len(times),
         "warmup_steps": trace.job.measurement.warmup_steps + warmup,
         "stop": done.get("stop"),
@@ -201,7 +205,7 @@ def _entered(readers: list[EventReader], phase: str) -> float | None:
     return max(present) if len(present) == len(readers) else None
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None
 

@@ -59,7 +59,7 @@ class Hf(Workload):
 
     @property
     def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return TASKS[self.task].inputs
+        return (*TASKS[self.task].inputs, *self.examples.inputs)
 
     @property
     def seq_len(self) -> int:
@@ -94,7 +94,7 @@ class Hf(Workload):
         return found.facts(**known)
 
     def build(self) -> nn.Module:
-        return _made(self.config, self.task, self.lora, self.seed, unused=self.survey.unused)
+        return _made(self.config, self.task, self.lora, self.seed, inputs=self.inputs, unused=self.survey.unused)
 
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         if ".lora_" in name:
@@ -111,6 +111,13 @@ class Hf(Workload):
 
     def samples(self, step: int, indices: np.ndarray) -> Mapping[str, torch.Tensor]:
         return self.examples.samples(step, indices, self.seed)
+
+    def real_tokens(self, step: int) -> int | None:
+        return self.examples.real_tokens(step, np.arange(self.global_batch_size), self.seed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.examples.notes
 
     def loss(
         self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]
@@ -146,12 +153,17 @@ def create(text: str, request: Request) -> Hf:
 
     Args:
         text: path of a folder or of a config.json, or a name in the local cache.
-        request: its fields (task, weights, blocks, max_length, lora, lora_targets), and the other options.
+        request: its fields (task, weights, blocks, max_length, lora, lora_targets, packing, padding), and the other
+            options.
 
     Raises:
         InputError: the model, its data or a field cannot be used.
     """
-    given = request.parsed(task=str, weights=str, blocks=int, max_length=int, lora=int, lora_targets=str)
+    given = request.parsed(
+        **dict.fromkeys(("task", "weights", "lora_targets", "padding"), str),
+        **dict.fromkeys(("blocks", "max_length", "lora"), int),
+        packing=bool,
+    )
     file = hf_model.located(text)
     written = hf_model.read(file)
     task = hf_model.task_of(written, given.get("task"), file)
@@ -244,12 +256,20 @@ class Described:
 
 
 def _name(stem: str, given: Mapping[str, Any]) -> str:
-    more = [f"{name}{value}" for name, value in sorted(given.items()) if name in ("blocks", "weights", "lora")]
+    named = ("blocks", "weights", "lora", "packing", "padding")
+    more = [f"{name}{str(value).lower()}" for name, value in sorted(given.items()) if name in named]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([stem or "model", *more])).strip("-.") or "model"
 
 
 def _made(
-    config: str, task: str, lora: hf_model.Lora, seed: int, *, attention: str | None = None, unused: Sequence[str] = ()
+    config: str,
+    task: str,
+    lora: hf_model.Lora,
+    seed: int,
+    *,
+    inputs: Sequence[str],
+    attention: str | None = None,
+    unused: Sequence[str] = (),
 ) -> nn.Module:
     """The model of a workload; constructors that draw buffers draw them alike on every rank."""
     with torch.random.fork_rng([]):
@@ -260,7 +280,7 @@ def _made(
     for name in unused:
         model.get_parameter(name).requires_grad_(False)
     surveying.without_dropout(model)
-    return hf_model.adapted(model, TASKS[task].inputs)
+    return hf_model.adapted(model, inputs)
 
 
 def _loss(
@@ -272,15 +292,16 @@ def _loss(
 
 def _surveyed(config: str, task: str, lora: hf_model.Lora, examples: Examples) -> surveying.Survey:
     """By an attention whose products are counted, of a batch that has shapes alone."""
+    inputs = (*TASKS[task].inputs, *examples.inputs)
     with hollow.parameters():
-        model: Any = _made(config, task, lora, 0, attention="eager")
+        model: Any = _made(config, task, lora, 0, inputs=inputs, attention="eager")
     if hasattr(model.config, "_experts_implementation"):
         model.config._experts_implementation = "batched_mm"  # counts the active experts, and needs no values
 
     def loss(outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
         return _loss(outputs, batch, examples.predictions)
 
-    return surveying.look(model, TASKS[task].inputs, loss, examples.shaped(), None)
+    return surveying.look(model, inputs, loss, examples.shaped(), None)
 
 
 def _shapes(workload: Hf) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
@@ -311,7 +332,7 @@ def _dimensions(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, 
     divided = {**divided, **(tokens or {})}
     if lora.rank:
         with hollow.parameters():
-            divided = hf_plans.with_adapters(_made(config, task, lora, 0), divided)
+            divided = hf_plans.with_adapters(_made(config, task, lora, 0, inputs=TASKS[task].inputs), divided)
     heads, kv_heads = (int(getattr(known, n, 0) or 0) for n in ("num_attention_heads", "num_key_value_heads"))
     width = int(getattr(known, "hidden_size", 0) or 0)
     return {

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from harness.errors import InputError
-from harness.workloads import library, rows
+from harness.workloads import contents, library, rows
 from harness.workloads.data import TokenData, counter_hash, load_tokenizer, vocab_size_of
 from harness.workloads.pictures import Pictures
 from harness.workloads.ragged import Ragged
@@ -46,9 +46,23 @@ class Examples(ABC):
     predictions: float | None = None
     """Of each sample, if all have as many."""
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the model is called with beside the inputs of its task."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of them, once they are prepared."""
+        return ()
+
     @abstractmethod
     def samples(self, step: int, indices: npt.ArrayLike, seed: int) -> Tensors:
         """Those with these indices in a step: the model's inputs and "labels"."""
+
+    def real_tokens(self, step: int, indices: npt.ArrayLike, seed: int) -> int | None:
+        """How many tokens of these samples are no padding, an encoder's of pairs; None if all are."""
+        return None
 
     def prepare(self) -> None:  # noqa: B027 - what is drawn needs no preparation
         """Write what ranks map."""
@@ -102,16 +116,16 @@ class Drawn(Examples):
         tokens = (drawn % np.uint64(words.vocab_size)).astype(np.int64)
         first, rest = tokens[:, : words.length], tokens[:, words.length :]
         if self.task == "causal-lm":
-            return _tensors(input_ids=first, labels=tokens[:, 1 : words.length + 1])
+            return arrays(input_ids=first, labels=tokens[:, 1 : words.length + 1])
         if self.task == "masked-lm":
             return masked(first, words, seed, step, indices)
         whole = {"input_ids": first, "attention_mask": np.ones_like(first)}
         if self.task == "seq2seq":
             labels = rest[:, : words.length]
-            return _tensors(**whole, decoder_input_ids=_shifted(labels, words), labels=labels)
+            return arrays(**whole, decoder_input_ids=_shifted(labels, words), labels=labels)
         labels = (drawn % np.uint64(words.classes)).astype(np.int64)
         one = self.task == "sequence-classification"
-        return _tensors(**whole, labels=labels[:, 0] if one else labels[:, : words.length])
+        return arrays(**whole, labels=labels[:, 0] if one else labels[:, : words.length])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +157,7 @@ class Windows(Examples):
             tokens = self.data.windows(step, indices, self.words.length - 1, seed)
             return masked(tokens, self.words, seed, step, indices)
         tokens = self.data.windows(step, indices, self.words.length, seed)
-        return _tensors(input_ids=tokens[:, :-1], labels=tokens[:, 1:])
+        return arrays(input_ids=tokens[:, :-1], labels=tokens[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -190,9 +204,15 @@ class Texts(Examples):
     def predictions(self) -> float | None:  # type: ignore[override]
         return 1.0 if self.task == "sequence-classification" else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return library.notes() if self.source is None else ()
+
     def prepare(self) -> None:
         codec = Bytes() if self.tokenizer is None else load_tokenizer(self.tokenizer)
-        self.store.store(self._rows, lambda some: self._encoded(some, codec))
+        total = None if self.source is None else rows.size_bytes(self.source)
+        self.store.store(self._rows, lambda some: self._encoded(some, codec), total=total)
+        contents.keep(self.store.folder.parent)
 
     def shaped(self) -> Tensors:
         return Drawn(task=self.task, words=self.words).shaped()
@@ -250,11 +270,15 @@ class Texts(Examples):
         there = np.arange(words.length) < self.store.lengths("first", chosen)[:, None]
         given = {"input_ids": ids, "attention_mask": there.astype(np.int64)}
         if self.task == "sequence-classification":
-            return _tensors(**given, labels=self.store.padded("second", chosen, 1, 0)[:, 0])
+            return arrays(**given, labels=self.store.padded("second", chosen, 1, 0)[:, 0])
         labels = self.store.padded("second", chosen, words.length, IGNORED)
         if self.task == "seq2seq":
-            return _tensors(**given, decoder_input_ids=_shifted(labels, words), labels=labels)
-        return _tensors(**given, labels=labels)
+            return arrays(**given, decoder_input_ids=_shifted(labels, words), labels=labels)
+        return arrays(**given, labels=labels)
+
+    def real_tokens(self, step: int, indices: npt.ArrayLike, seed: int) -> int | None:
+        lengths = self.store.lengths("first", self.store.chosen(step, indices, seed))
+        return int(np.minimum(lengths, self.words.length).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +309,7 @@ class Shown(Examples):
     def samples(self, step: int, indices: npt.ArrayLike, seed: int) -> Tensors:
         chosen = self.pictures.chosen(step, indices, seed)
         pixels = self.pictures.samples(chosen, self.size, self.channels) * 2 - 1  # as the models' own processors scale
-        return _tensors(pixel_values=pixels.astype(np.float32), labels=self.pictures.labels_of(chosen))
+        return arrays(pixel_values=pixels.astype(np.float32), labels=self.pictures.labels_of(chosen))
 
 
 def masked(tokens: Places, words: Words, seed: int, step: int, indices: npt.ArrayLike) -> Tensors:
@@ -303,7 +327,7 @@ def masked(tokens: Places, words: Words, seed: int, step: int, indices: npt.Arra
     hidden, drawn = asked & (share < REPLACED), asked & (share >= REPLACED + KEPT)
     given = np.where(hidden, words.mask, np.where(drawn, other % np.uint64(words.vocab_size), tokens.astype(np.uint64)))
     labels = np.where(asked, tokens, IGNORED)
-    return _tensors(input_ids=given.astype(np.int64), attention_mask=np.ones_like(tokens), labels=labels)
+    return arrays(input_ids=given.astype(np.int64), attention_mask=np.ones_like(tokens), labels=labels)
 
 
 def codec_of(tokenizer: Path, vocab_size: int) -> Any:
@@ -333,5 +357,6 @@ def _shifted(labels: Places, words: Words) -> Places:
     return np.concatenate([np.full((len(labels), 1), words.start), before], axis=1)
 
 
-def _tensors(**arrays: npt.NDArray[Any]) -> Tensors:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+def arrays(**named: npt.NDArray[Any]) -> Tensors:
+    """As tensors."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in named.items()}

@@ -19,6 +19,9 @@ from harness.errors import InputError
 from harness.workloads import hollow
 from strategies.facts import EXPERT_TILE
 
+PACKING = frozenset({"llama", "qwen3", "gpt2", "mixtral"})
+"""Types of causal language models that keep documents in one row from each other where positions begin again
+(tests/workloads/test_documents.py compares each with rows of their own)."""
 VERSIONED = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures", "auto_map")
 """Of a configuration, what does not change the model that is trained."""
 LAYERS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")

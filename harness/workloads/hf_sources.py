@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.workloads import hf_model, library, pictures, ragged, rows
+from harness.workloads import chat, contents, hf_model, library, pictures, ragged, rows
 from harness.workloads.data import load
+from harness.workloads.documents import Documents, Kind, Layout
 from harness.workloads.hf_data import FIELDS, Drawn, Examples, Shown, Texts, Windows, Words, codec_of
 from harness.workloads.request import Request
 from harness.workloads.rows import existing
@@ -74,7 +75,10 @@ def of_model(config: str, task: str, length: int, request: Request, *, folder: P
     if path is None and (task in FIELDS or request.data.suffix.lower() != ".npy"):
         raise InputError(f"{folder} has no tokenizer.json for the text of --data; give one by --tokenizer")
     codec = None if path is None else codec_of(existing(path, "tokenizer file"), known.vocab_size)
-    return _of_text(task, _words(known, length, codec), path, known, request)
+    words = _words(known, length, codec)
+    if task in ("causal-lm", "masked-lm") and request.data.suffix.lower() != ".npy" and path is not None:
+        return _documents(task, words, path, known, request, folder)
+    return _of_text(task, words, path, known, request)
 
 
 def of_bytes(config: str, task: str, length: int, request: Request) -> Examples:
@@ -122,9 +126,9 @@ def _texts(task: str, words: Words, tokenizer: Path | None, known: Any, request:
     source = None if request.data is None else existing(request.data, "data").resolve()
     if source is not None:
         next(rows.read(source, fields))  # the first row must have them before anything is begun
-    content = library.fingerprint() if source is None else ragged.fingerprint(source)
+    content = library.fingerprint() if source is None else contents.fingerprint(source, request.cache)
     classes = {str(name): int(number) for number, name in (known.id2label or {}).items()}
-    codec = "bytes" if tokenizer is None else ragged.fingerprint(tokenizer)
+    codec = "bytes" if tokenizer is None else contents.fingerprint(tokenizer)
     numbers = json.dumps(sorted(classes.items()) if task != "seq2seq" else [])  # by which names of classes are stored
     parts = (content, codec, task, *fields, numbers)
     store = ragged.Ragged(
@@ -140,3 +144,63 @@ def _texts(task: str, words: Words, tokenizer: Path | None, known: Any, request:
         words=words,
         classes=classes,
     )
+
+
+def _documents(task: str, words: Words, tokenizer: Path, known: Any, request: Request, folder: Path) -> Documents:
+    """What a language model reads of rows of text, pairs or conversations."""
+    fields = tuple(name.strip() for name in request.field.split(","))
+    source = existing(str(request.data), "data").resolve()
+    if len(fields) > 2 or not all(fields):
+        raise InputError(f"{task} needs one field of text or messages, or two of text, but got {request.field!r}")
+    first = next(rows.read(source, fields)).values  # the first row must have them before anything is begun
+    kind = Kind.PAIR if len(fields) == 2 else Kind.MESSAGES if isinstance(first[fields[0]], list) else Kind.TEXT
+    if task == "masked-lm" and kind is not Kind.TEXT:
+        raise InputError(f"masked-lm reads one field of text, but {request.field!r} holds {kind}; train a causal-lm")
+    layout = _layout(task, kind, known, request)
+    template = chat.load(folder) if kind is Kind.MESSAGES else None
+    end = known.eos_token_id if isinstance(known.eos_token_id, int) else None
+    columns = ("ids",) if kind is Kind.TEXT else ("ids", "learned", "first")
+    joined = str(kind is Kind.TEXT and layout is Layout.WINDOWS)
+    parts = (
+        contents.fingerprint(source, request.cache),
+        contents.fingerprint(tokenizer),
+        kind,
+        *fields,
+        joined,
+        str(end),
+    )
+    store = ragged.Ragged(
+        folder=ragged.address(request.cache, "documents", *parts, template.digest if template else ""),
+        columns=columns,
+        label=str(source),
+    )
+    return Documents(
+        task=task,
+        kind=kind,
+        layout=layout,
+        store=store,
+        source=source,
+        fields=fields,
+        tokenizer=tokenizer.resolve(),
+        template=template,
+        end=end,
+        words=words,
+    )
+
+
+def _layout(task: str, kind: Kind, known: Any, request: Request) -> Layout:
+    given = request.parsed_some(packing=bool, padding=str)
+    padding = given.get("padding")
+    if padding not in (None, "fixed"):
+        raise InputError(f"padding must be fixed, but got {padding!r}")
+    if not given.get("packing"):
+        return Layout.PADDED if padding or kind is not Kind.TEXT else Layout.WINDOWS
+    if padding:
+        raise InputError("packing=true leaves nothing to pad; leave padding out")
+    if task != "causal-lm" or known.model_type not in hf_model.PACKING:
+        what = f"models of type {known.model_type}" if task == "causal-lm" else f"models of {task}"
+        raise InputError(
+            f"{what} are not known to keep packed documents apart; leave packing out, or take one of type "
+            f"{', '.join(sorted(hf_model.PACKING))}"
+        )
+    return Layout.PACKED

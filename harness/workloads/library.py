@@ -59,6 +59,15 @@ def described() -> Iterator[Row]:
         yield Row(values={"source": row.values["code"], "target": row.values["docstring"]}, where=row.where)
 
 
+def notes() -> tuple[str, ...]:
+    """That files were left out, if some were."""
+    names = [name for name, content in standard_library_files() if _parsed(content) is None]
+    if not names:
+        return ()
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (f"this Python cannot read {len(names)} of its own files, which are left out: {', '.join(names[:3])}{more}",)
+
+
 def fingerprint() -> str:
     """16 hexadecimal digits, a hash of the sources that all of these are made of."""
     digest = hashlib.sha256(_RULE.encode())
@@ -73,13 +82,10 @@ def _functions() -> tuple[Row, ...]:
 
 
 def _of_file(name: str, content: bytes) -> Iterator[Row]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in strings that a later version will refuse
-            tree = ast.parse(content)
-        text = content.decode("utf-8-sig")
-    except (SyntaxError, ValueError):
-        return  # a file for another version, or in another encoding
+    parsed = _parsed(content)
+    if parsed is None:
+        return
+    tree, text = parsed
     # As the parser counts lines, and str.splitlines does not: a form feed ends none.
     lines = text.replace("\r\n", "\n").split("\n")
     package = name.partition("/")[0].removesuffix(".py")
@@ -89,6 +95,17 @@ def _of_file(name: str, content: bytes) -> Iterator[Row]:
         if len(docstring) in DOCSTRING and len(code) in CODE:
             values = {"code": code, "docstring": docstring, "package": package}
             yield Row(values=values, where=f"line {function.lineno} of {name}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(content: bytes) -> tuple[ast.Module, str] | None:
+    """None of a file for another version, or in another encoding."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in strings that a later version will refuse
+            return ast.parse(content), content.decode("utf-8-sig")
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _defined(node: ast.AST) -> Iterator[Function]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import io
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import InputError, StoreError
-from harness.workloads import whole
+from harness.workloads import waiting_for, whole
+from harness.workloads.appended import Written
 from harness.workloads.cnn import SIDE, load_digits
 from harness.workloads.data import counter_hash
 from harness.workloads.rows import existing, visible
@@ -43,8 +45,8 @@ class Source:
 
     labels: npt.NDArray[np.int64]
     """`[n]`."""
-    pictures: Callable[[], Iterator[Pixels]]
-    """All pixels in order, some whole pictures at a time, each `[some, height, width, channels]`."""
+    pictures: Callable[[int], Iterator[Pixels]]
+    """Pixels from that picture on, in order, some whole pictures at a time, each `[some, height, width, channels]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +106,9 @@ class Pictures:
         """Their classes, `[len(chosen)]`."""
         return np.asarray(_mapped(self.path / "labels.npy")[np.asarray(chosen, np.int64)])
 
-    def store(self, told: Callable[[int], None] | None = None) -> None:
-        """Write the arrays, whole or not at all; those that are already there are kept.
-
-        Args:
-            told: is told now and then how many pictures are done.
+    def store(self) -> None:
+        """Write the arrays, whole or not at all; those that are already there are kept, and what a process did until it
+        was killed is not done again.
 
         Raises:
             InputError: a picture is broken.
@@ -116,30 +116,30 @@ class Pictures:
         """
         if self.source is not None:
             source = self.source
-            whole.fill(self.path, self._is_whole, lambda partial: self._write(partial, source, told))
+            whole.fill(self.path, self._is_whole, lambda partial: self._write(partial, source))
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
         return (len(self), *self.size, self.channels)
 
-    def _write(self, partial: Path, source: Source, told: Callable[[int], None] | None) -> None:
+    def _write(self, partial: Path, source: Source) -> None:
         whole.write(partial / "labels.npy", lambda file: np.save(file, source.labels, allow_pickle=False))
-        done = 0
-        with whole.writing(partial):
-            pixels = (partial / "pixels.npy").open("wb")
-        with pixels:
+        path = partial / "pixels.npy"
+        header = io.BytesIO()
+        shape = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_1_0(header, shape)
+        written = Written.of(path)
+        with whole.writing(partial), path.open("ab") as pixels:
             # Appended rather than written to a map: where a disk is full, that would kill the process.
-            header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+            pixels.truncate(written.size)
+            if not written.size:
+                written = written.after(pixels, header.getvalue(), 0)
+        for some in source.pictures(written.pictures):
             with whole.writing(partial):
-                np.lib.format.write_array_header_1_0(pixels, header)
-            for some in source.pictures():
-                with whole.writing(partial):
-                    pixels.write(some.tobytes())
-                done += len(some)
-                if told is not None:
-                    told(done)
-            with whole.writing(partial):
-                pixels.flush()
+                with path.open("ab") as pixels:
+                    written = written.after(pixels, some.tobytes(), len(some))
+                written.note(partial)
+            waiting_for.tell(self.description.partition(",")[0], written.pictures, len(self), "pictures")
 
     def _is_whole(self) -> bool:
         try:
@@ -183,7 +183,7 @@ def _digits(cache: Path) -> Pictures:
     scaled = np.round(pixels * (255 / 16)).astype(np.uint8)  # they go from 0 to 16
     found = Source(
         labels=np.frombuffer(digits.labels, np.uint8).astype(np.int64),
-        pictures=lambda: iter([scaled]),
+        pictures=lambda first: iter([scaled[first:]]),
     )
     return _pictures(cache, f"digits {digits.data_id}", found, (SIDE, SIDE), 1, "scikit-learn's digits")
 
@@ -221,8 +221,8 @@ def _idx(folder: Path, images: Path, labels: Path, cache: Path) -> Pictures:
         raise InputError(f"{images} has {n} pictures, but {labels} has {n_labels} labels; take both from one data set")
     source = Source(
         labels=np.frombuffer(found, np.uint8).astype(np.int64),
-        pictures=lambda: (
-            np.frombuffer(piece, np.uint8).reshape(-1, height, width, 1) for piece in _idx_pieces(images, 3)
+        pictures=lambda first: (
+            np.frombuffer(piece, np.uint8).reshape(-1, height, width, 1) for piece in _idx_pieces(images, 3, first)
         ),
     )
     return _pictures(cache, f"idx {pixels_hash} {labels_hash}", source, (height, width), 1, folder.resolve().name)
@@ -243,13 +243,14 @@ def _checked_idx(path: Path, magic: int, dimensions: int) -> tuple[tuple[int, ..
     return tuple(shape), digest.hexdigest(), kept
 
 
-def _idx_pieces(path: Path, dimensions: int) -> Iterator[bytes]:
-    """The content, some whole items at a time."""
+def _idx_pieces(path: Path, dimensions: int, first: int = 0) -> Iterator[bytes]:
+    """The content from that item on, some whole items at a time."""
     with _opened(path) as file:
         _, n, *item = _numbers(path, file, 1 + dimensions)
         item_bytes = math.prod(item)
         at_once = max(1, _AT_ONCE // item_bytes)
-        for at in range(0, n, at_once):
+        file.seek(first * item_bytes, io.SEEK_CUR)
+        for at in range(first, n, at_once):
             yield _exactly(path, file, min(at_once, n - at) * item_bytes)
         if _read(path, file, 1):
             raise InputError(f"{path} has more than the {n} items that it begins with; download it again")
@@ -305,7 +306,7 @@ def _folder(folder: Path, cache: Path, size: int) -> Pictures:
         channels = max(channels, 1 if _opened_picture(file).mode in _GREY else 3)
     source = Source(
         labels=np.repeat(np.arange(len(classes)), [len(found) for found in classes.values()]).astype(np.int64),
-        pictures=lambda: (_resized(file, size, channels)[None] for file in files),
+        pictures=lambda first: _resized_together(files[first:], size, channels),
     )
     return _pictures(cache, f"folder {digest.hexdigest()}", source, (size, size), channels, folder.resolve().name)
 
@@ -353,6 +354,12 @@ def _resized(path: Path, size: int, channels: int) -> Pixels:
     return pixels.reshape(size, size, channels)
 
 
+def _resized_together(files: Sequence[Path], size: int, channels: int) -> Iterator[Pixels]:
+    at_once = max(1, _AT_ONCE // (size * size * channels))
+    for at in range(0, len(files), at_once):
+        yield np.stack([_resized(file, size, channels) for file in files[at : at + at_once]])
+
+
 def _broken(path: Path, error: Exception) -> InputError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(f"{path} is a broken picture ({reason}); replace it or take it out of the folder")
@@ -363,8 +370,12 @@ def _open(path: Path) -> npt.NDArray[Any]:
     return np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
 
 
-@functools.lru_cache
 def _mapped(path: Path) -> npt.NDArray[Any]:
+    return _mapped_as(path, whole.version(path))
+
+
+@functools.lru_cache(maxsize=16)
+def _mapped_as(path: Path, version: tuple[int, ...]) -> npt.NDArray[Any]:
     try:
         return _open(path)
     except (OSError, ValueError) as error:

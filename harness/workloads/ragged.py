@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import InputError, StoreError
-from harness.workloads import whole
+from harness.workloads import waiting_for, whole
 from harness.workloads.data import counter_hash
-from harness.workloads.rows import Row, existing, visible
+from harness.workloads.rows import Row
 
 Encode = Callable[[Sequence[Row]], Iterable[Mapping[str, Sequence[int]]]]
 """A batch of rows -> of each example that they give its integers, by column. A row may give none, or several."""
@@ -58,7 +58,7 @@ class Ragged:
 
     def flat(self, column: str) -> Integers:
         """All integers of all examples, one after another, `[sum of lengths]`."""
-        return _mapped(self._values_path(column), np.int32)
+        return mapped(self._values_path(column), "int32")
 
     def lengths(self, column: str, indices: npt.ArrayLike | None = None) -> Places:
         """Length of these examples, or of all, `[len(indices)]`."""
@@ -87,7 +87,7 @@ class Ragged:
         an example, whose bucket it is, so that every example is as likely as any other although the last bucket is
         smaller.
         """
-        order = _by_length(self, column)
+        order = _by_length(self, column, whole.version(self._ends_path(column)))
         anchor = int(counter_hash(seed, step, [_NO_SAMPLE])[0] % np.uint64(len(order)))
         bucket = order[anchor // width * width :][:width]
         return bucket[(counter_hash(seed, step, indices) % np.uint64(len(bucket))).astype(np.int64)]
@@ -118,7 +118,7 @@ class Ragged:
         encode: Encode,
         *,
         batch: int = 256,
-        told: Callable[[int], None] | None = None,
+        total: int | None = None,
     ) -> None:
         """Write the examples of all rows, whole or not at all; a store that is already there is kept.
 
@@ -129,14 +129,13 @@ class Ragged:
             rows: begins to read the rows; the same ones in the same order whenever it is called.
             encode: makes examples of a batch of rows.
             batch: rows that are in memory at a time.
-            told: is told now and then how many rows are done.
+            total: bytes that `rows` read, for those who wait.
 
         Raises:
             InputError: what `rows` and `encode` raise; there is no example; a column holds what is no 32-bit integer.
             StoreError: the folder cannot be written.
         """
-        whole.fill(self.folder, self._is_whole, lambda partial: self._prepare(partial, rows, encode, batch, told))
-        _mapped.cache_clear()  # of a store that was damaged
+        whole.fill(self.folder, self._is_whole, lambda partial: self._prepare(partial, rows, encode, batch, total))
 
     def _prepare(
         self,
@@ -144,14 +143,16 @@ class Ragged:
         rows: Callable[[], Iterable[Row]],
         encode: Encode,
         batch: int,
-        told: Callable[[int], None] | None,
+        total: int | None,
     ) -> None:
-        writer = _Writer(partial, self)
+        writer, name = _Writer(partial, self), Path(self.label).name
         waiting = itertools.islice(rows(), writer.rows, None)
         for some in _batches(waiting, batch):
             writer.append(some, encode(some))
-            if told is not None:
-                told(writer.rows)
+            if total is None:
+                waiting_for.tell(name, writer.rows, None, "rows")
+            else:
+                waiting_for.tell(name, some[-1].read_bytes, total, "bytes")
         if not writer.examples:
             raise InputError(f"{self.label} holds nothing to train on: none of its {writer.rows} rows gives an example")
 
@@ -169,7 +170,7 @@ class Ragged:
         return self.folder / f"{column}.ends.int64"
 
     def _ends(self, column: str) -> Places:
-        return _mapped(self._ends_path(column), np.int64)
+        return mapped(self._ends_path(column), "int64")
 
     def _spans(self, column: str, indices: npt.ArrayLike) -> tuple[Places, Places]:
         """(begin, end) of these examples among all integers."""
@@ -191,7 +192,7 @@ class _Writer:
         found = _read_journal(partial, store._names())
         self.rows, written = found or (0, dict.fromkeys(store._names(), (0, 0)))
         with whole.writing(partial):
-            if not all(_holds(partial / name, *written[name]) for name in written):
+            if not all(whole.holds(partial / name, *written[name]) for name in written):
                 # The machine went down before what the journal says was on the disk.
                 self.rows, written = 0, dict.fromkeys(written, (0, 0))
             for name, (size, _) in written.items():
@@ -233,30 +234,6 @@ def address(cache: Path, *parts: str) -> Path:
     return cache.absolute() / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def fingerprint(path: Path) -> str:
-    """16 hexadecimal digits, a hash of a file's content, or of the names and contents of all files in a folder that are
-    not hidden.
-
-    Raises:
-        InputError: something cannot be read.
-    """
-    found = existing(path, "data")
-    if found.is_file():
-        return _hash_of(found)[:16]
-    digest = hashlib.sha256()
-    for file in visible(found):
-        digest.update(json.dumps([file.relative_to(found).as_posix(), _hash_of(file)]).encode())
-    return digest.hexdigest()[:16]
-
-
-def _hash_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
 def _batches(rows: Iterator[Row], batch: int) -> Iterator[list[Row]]:
     while some := list(itertools.islice(rows, batch)):
         yield some
@@ -294,20 +271,17 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _holds(path: Path, size: int, checksum: int) -> bool:
-    """Whether a file begins with `size` bytes of this checksum."""
-    found, left = 0, size
-    if _size(path) < size:
-        return size == 0
-    with path.open("ab+") as file:
-        file.seek(0)
-        while left and (piece := file.read(min(left, 2**20))):
-            found, left = zlib.crc32(piece, found), left - len(piece)
-    return found == checksum
+def mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
+    """A file of these integers, mapped once for each version of it that this process meets.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    return _mapped(path, dtype, whole.version(path))
 
 
-@functools.lru_cache
-def _mapped(path: Path, dtype: type[np.integer[Any]]) -> npt.NDArray[Any]:
+@functools.lru_cache(maxsize=64)
+def _mapped(path: Path, dtype: str, version: tuple[int, ...]) -> npt.NDArray[Any]:
     try:
         if not _size(path):  # an empty file cannot be mapped
             return np.zeros(0, dtype)
@@ -319,7 +293,7 @@ def _mapped(path: Path, dtype: type[np.integer[Any]]) -> npt.NDArray[Any]:
         ) from None
 
 
-@functools.lru_cache
-def _by_length(store: Ragged, column: str) -> Places:
+@functools.lru_cache(maxsize=4)
+def _by_length(store: Ragged, column: str, version: tuple[int, ...]) -> Places:
     """The examples, shorter ones first."""
     return np.argsort(store.lengths(column), kind="stable")

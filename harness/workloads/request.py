@@ -46,6 +46,10 @@ class Request:
                 raise UnknownNameError(f"field of workload {self.name}", name, types)
         return {name: _value(name, text, types[name]) for name, text in self.fields.items()}
 
+    def parsed_some(self, **types: type[int] | type[bool] | type[str]) -> dict[str, Any]:
+        """As `parsed`, of these fields alone."""
+        return {name: _value(name, self.fields[name], type_) for name, type_ in types.items() if name in self.fields}
+
     def refuse(self, *options: str) -> None:
         """Raise InputError if one of these options, which mean nothing to the family, was given."""
         for option in options:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,10 @@ class Row:
     """Field -> value, as the format has it: text, numbers, lists, None. At least the fields that were asked for."""
     where: str
     """For sentences, such as "line 3 of reviews.jsonl" or "row 7 of reviews.parquet"."""
+    read_bytes: int = dataclasses.field(default=0, compare=False)
+    """Of all that is read, about how much lies before the row's end."""
+    goes_on: bool = dataclasses.field(default=False, compare=False)
+    """Whether it is a piece of a text whose next piece follows."""
 
 
 def existing(path: Path | str, kind: str) -> Path:
@@ -73,6 +79,12 @@ def read(path: Path, fields: Sequence[str]) -> Iterator[Row]:
     return _rows(found, files, _read_arrow if saved else None, tuple(fields))
 
 
+def size_bytes(path: Path) -> int:
+    """Of all files that `read` reads."""
+    found = existing(path, "data")
+    return sum(file.stat().st_size for file in (_arrow_files(found) if _is_saved(found) else _listed(found)))
+
+
 def of_file(path: Path, fields: Sequence[str]) -> Iterator[Row]:
     """The rows of one file with a known suffix; none, if it is empty."""
     return _guarded(READERS[path.suffix.lower()], path, tuple(fields))
@@ -108,11 +120,12 @@ def pieces(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _rows(path: Path, files: Sequence[Path], reader: Reader | None, fields: tuple[str, ...]) -> Iterator[Row]:
-    any_row = False
+    any_row, before = False, 0
     for file in files:
         for row in _guarded(reader or READERS[file.suffix.lower()], file, fields):
             any_row = True
-            yield row
+            yield replace(row, read_bytes=before + row.read_bytes) if before else row
+        before += file.stat().st_size
     if not any_row:
         raise InputError(f"{path} is empty: it has no rows to train on")
 
@@ -149,8 +162,10 @@ def _read_txt(path: Path, fields: tuple[str, ...]) -> Iterator[Row]:
                 f"{path} has no field {field!r}: a .txt file has the field 'text' alone; give files ending in .jsonl, "
                 ".csv or .parquet, and nothing else in their folder"
             )
+    size = path.stat().st_size
     for offset, text in pieces(path):
-        yield Row(values={"text": text}, where=f"offset {offset} of {path}")
+        end = offset + len(text.encode())
+        yield Row(values={"text": text}, where=f"offset {offset} of {path}", read_bytes=end, goes_on=end < size)
 
 
 def _before_character(block: bytes) -> int:
@@ -172,10 +187,14 @@ def _plain_text(path: Path, raw: bytes, offset: int) -> str:
     return text
 
 
-def _lines(path: Path, newline: str, kind: str) -> Iterator[tuple[str, str]]:
-    """(line with its end, where it is) of all lines of a file that is UTF-8, with or without a byte order mark."""
+def _lines(path: Path, newline: str, kind: str) -> Iterator[tuple[str, str, int]]:
+    """(line with its end, where it is, bytes that were read until then) of all lines of a file that is UTF-8, with or
+    without a byte order mark."""
     # Decoding fails for a block of lines at once; with what it cannot decode kept, the line is known.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
+    with (
+        path.open("rb") as raw,
+        io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file,
+    ):
         for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), ""), start=1):
             where = f"line {number} of {path}"
             if len(line) == MOST_LINE_BYTES:
@@ -184,7 +203,7 @@ def _lines(path: Path, newline: str, kind: str) -> Iterator[tuple[str, str]]:
                 )
             if not line.isascii():
                 _check_decoded(line, where, kind)
-            yield line, where
+            yield line, where, raw.tell()
 
 
 def _check_decoded(line: str, where: str, kind: str) -> None:
@@ -195,9 +214,9 @@ def _check_decoded(line: str, where: str, kind: str) -> None:
 
 
 def _read_jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[Row]:
-    for line, where in _lines(path, "\n", "JSON"):
+    for line, where, read_bytes in _lines(path, "\n", "JSON"):
         if not line.isspace():
-            yield Row(values=_json_object(line, where, fields), where=where)
+            yield Row(values=_json_object(line, where, fields), where=where, read_bytes=read_bytes)
 
 
 def _json_object(line: str, where: str, fields: tuple[str, ...]) -> dict[str, Any]:
@@ -216,7 +235,7 @@ def _json_object(line: str, where: str, fields: tuple[str, ...]) -> dict[str, An
 def _read_csv(path: Path, fields: tuple[str, ...]) -> Iterator[Row]:
     csv.field_size_limit(MOST_LINE_BYTES)  # by default a value of 128 KiB is an error
     header: list[str] | None = None
-    for values, where in _csv_records(path):
+    for values, where, read_bytes in _csv_records(path):
         if header is None:
             header = values
             _check_columns(path, header, fields)
@@ -226,13 +245,23 @@ def _read_csv(path: Path, fields: tuple[str, ...]) -> Iterator[Row]:
                 "quote values that hold commas or line ends"
             )
         else:
-            yield Row(values=dict(zip(header, values, strict=True)), where=where)
+            yield Row(values=dict(zip(header, values, strict=True)), where=where, read_bytes=read_bytes)
 
 
-def _csv_records(path: Path) -> Iterator[tuple[list[str], str]]:
-    """(values, where the first of their lines is) of all that are not empty lines."""
+def _csv_records(path: Path) -> Iterator[tuple[list[str], str, int]]:
+    """(values, where the first of their lines is, bytes that were read until then) of all that are not empty lines."""
+    read_bytes = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read_bytes
+        for line, where, until in _lines(path, "", "CSV"):
+            read_bytes = until
+            if "\0" in line:
+                raise InputError(f"{where} is not CSV: it has a zero byte; save the file as UTF-8")
+            yield line
+
     # Strict: without it, a quote that is never closed takes the rest of the file for one value.
-    reader = csv.reader(_csv_lines(path), strict=True)
+    reader = csv.reader(lines(), strict=True)
     while True:
         where = f"line {reader.line_num + 1} of {path}"
         try:
@@ -244,14 +273,7 @@ def _csv_records(path: Path) -> Iterator[tuple[list[str], str]]:
         if values is None:
             return
         if values:
-            yield values, where
-
-
-def _csv_lines(path: Path) -> Iterator[str]:
-    for line, where in _lines(path, "", "CSV"):
-        if "\0" in line:
-            raise InputError(f"{where} is not CSV: it has a zero byte; save the file as UTF-8")
-        yield line
+            yield values, where, read_bytes
 
 
 # -- columns
@@ -260,29 +282,44 @@ def _csv_lines(path: Path) -> Iterator[str]:
 def _read_parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
+    rows = 0
+
     def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal rows
         with pq.ParquetFile(path) as file:
+            rows = file.metadata.num_rows
             _check_columns(path, file.schema_arrow.names, fields)
             # Where no column is asked for, the rows are still counted.
             yield from file.iter_batches(BATCH, columns=list(fields))
 
-    return _of_batches(path, fields, batches(), "parquet")
+    size = path.stat().st_size
+    return _of_batches(path, fields, batches(), "parquet", lambda number: size * number // max(rows, 1))
 
 
 def _read_arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Row]:
     import pyarrow as pa
 
+    read_bytes = 0
+
     def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal read_bytes
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
             _check_columns(path, stream.schema.names, fields)
             for batch in stream:
+                read_bytes = file.tell()
                 chosen = batch.select(list(fields))
                 yield from (chosen.slice(at, BATCH) for at in range(0, batch.num_rows, BATCH))
 
-    return _of_batches(path, fields, batches(), "arrow")
+    return _of_batches(path, fields, batches(), "arrow", lambda number: read_bytes)
 
 
-def _of_batches(path: Path, fields: tuple[str, ...], batches: Iterator[pa.RecordBatch], kind: str) -> Iterator[Row]:
+def _of_batches(
+    path: Path,
+    fields: tuple[str, ...],
+    batches: Iterator[pa.RecordBatch],
+    kind: str,
+    read_bytes: Callable[[int], int],
+) -> Iterator[Row]:
     import pyarrow as pa
 
     number = 0
@@ -292,7 +329,7 @@ def _of_batches(path: Path, fields: tuple[str, ...], batches: Iterator[pa.Record
             for at in range(batch.num_rows):
                 number += 1
                 values = {field: column[at] for field, column in zip(fields, columns, strict=True)}
-                yield Row(values=values, where=f"row {number} of {path}")
+                yield Row(values=values, where=f"row {number} of {path}", read_bytes=read_bytes(number))
     except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

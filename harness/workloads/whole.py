@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -66,6 +67,27 @@ def fill(folder: Path, is_whole: Callable[[], bool], content: Callable[[Path], N
             if folder.exists():  # damaged, or it would be whole
                 shutil.rmtree(folder)
             partial.rename(folder)
+
+
+def version(path: Path) -> tuple[int, ...]:
+    """What differs between two files that were written under one name; () where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def holds(path: Path, size: int, checksum: int) -> bool:
+    """Whether a file begins with `size` bytes of this checksum."""
+    found, left = 0, size
+    if not path.is_file() or path.stat().st_size < size:
+        return size == 0
+    with path.open("ab+") as file:
+        file.seek(0)
+        while left and (piece := file.read(min(left, 2**20))):
+            found, left = zlib.crc32(piece, found), left - len(piece)
+    return found == checksum
 
 
 @contextlib.contextmanager

@@ -117,6 +117,15 @@ class Workload(ABC):
         return ()
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the data, in sentences, once they are prepared."""
+        return ()
+
+    def real_tokens(self, step: int) -> int | None:
+        """Those of `tokens_per_step` that are no padding in a step; None if all are, or there are no tokens."""
+        return None
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens (or samples, if they are not sequences) of one optimizer step."""
         return self.global_batch_size * self.seq_len

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from harness.errors import InputError, StoreError
+from harness.workloads import waiting_for
 from harness.workloads.pictures import Pictures, load
 
 IMAGES = np.arange(5 * 4 * 6, dtype=np.uint8).reshape(5, 4, 6)
@@ -120,13 +122,46 @@ def test_a_draw_does_not_depend_on_which_others_are_asked_for(tmp_path: Path) ->
 
 def test_arrays_that_are_there_are_kept_and_damaged_ones_are_replaced(tmp_path: Path) -> None:
     found, told = load(idx(tmp_path / "mnist"), cache=tmp_path / "cache", size=4), []
-    found.store(told.append)
-    found.store(told.append)
-    assert told == [5]
-    (found.path / "pixels.npy").write_bytes(b"x")
-    found.store(told.append)
+    with waiting_for.told(lambda what, done, total, unit: told.append(done)):
+        found.store()
+        found.store()
+        assert told == [5]
+        before = found.samples([0], 4, 1)
+        (found.path / "pixels.npy").write_bytes(b"x")
+        found.store()
     assert told == [5, 5]
+    assert (found.samples([0], 4, 1) == before).all()
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.name[0] != "."] == [found.path.name]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from harness.errors import StoreError
+from harness.workloads import waiting_for
+from harness.workloads.pictures import load
+found = load(Path(sys.argv[1]), cache=Path(sys.argv[2]), size=64)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000))
+try:
+    found.store()
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_and_with_more_room_the_work_goes_on(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (1000, 64, 64)).astype(np.uint8)
+    images = struct.pack(">4I", 0x803, *pixels.shape) + pixels.tobytes()
+    folder = idx(tmp_path / "mnist", images, struct.pack(">2I", 0x801, 1000) + bytes(n % 3 for n in range(1000)))
+    found = load(folder, cache=tmp_path / "cache", size=64)
+    command = [sys.executable, "-c", FULL, str(folder), str(tmp_path / "cache")]
+    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{found.path}.partial cannot be written: File too large\n"
+    told: list[int] = []
+    with waiting_for.told(lambda what, done, total, unit: told.append(done)):
+        found.store()
+    assert told == [768, 1000]  # 256 pictures are 1 MiB, and two of these were on the disk
+    assert (np.load(found.path / "pixels.npy")[..., 0] == pixels).all()
 
 
 # -- what is refused

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError, StoreError
-from harness.workloads.ragged import Ragged, address, fingerprint
+from harness.workloads import waiting_for
+from harness.workloads.contents import fingerprint
+from harness.workloads.ragged import Ragged, address
 from harness.workloads.rows import Row
 
 ROOT = Path(__file__).parents[2]
@@ -123,9 +125,8 @@ def test_a_row_may_give_none_or_several_examples(tmp_path: Path) -> None:
     ragged = Ragged(folder=tmp_path / "store", columns=("ids",))
     told: list[int] = []
     rows = rows_of([[1, 2, 3], [], [4]])
-    ragged.store(
-        rows, lambda some: [{"ids": [n]} for row in some for n in row.values["ids"]], batch=2, told=told.append
-    )
+    with waiting_for.told(lambda what, done, total, unit: told.append(done)):
+        ragged.store(rows, lambda some: [{"ids": [n]} for row in some for n in row.values["ids"]], batch=2)
     assert ragged.padded("ids", range(4), 1, 0).tolist() == [[1], [2], [3], [4]]
     assert told == [2, 3]
 
@@ -266,7 +267,8 @@ def test_a_full_disk_is_said_and_with_more_room_the_work_goes_on(tmp_path: Path)
     assert not (tmp_path / "store").exists()
     done = json.loads((tmp_path / "store.partial" / "journal.json").read_text())["rows"]
     told: list[int] = []
-    ragged = stored(tmp_path / "store", [[1, 2, 3]] * 20_000, told=told.append)
+    with waiting_for.told(lambda what, done, total, unit: told.append(done)):
+        ragged = stored(tmp_path / "store", [[1, 2, 3]] * 20_000)
     assert told[0] == done + 256
     assert ragged.lengths("ids").tolist() == [3] * 20_000
 

@@ -46,6 +46,10 @@ class ModelFacts:
     """Number of parameters, tied ones counted once."""
     frozen: int = 0
     """How many of them are not trained."""
+    quantized: int = 0
+    """How many of these are kept in 4 bits, whatever the precision."""
+    quantized_bytes: int = 0
+    """What those take, scales included, in B."""
     blocks: tuple[str, ...]
     """Fully qualified names of the repeated blocks, in order; () if the model has none."""
     block_flops: float = 1.0

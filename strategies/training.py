@@ -27,7 +27,7 @@ Loss = Callable[[torch.Tensor, Batch], Weighed]
 Metric = Callable[[torch.Tensor, Batch], Weighed | None]
 """(outputs, batch) -> sum, number, or None."""
 Initial = Callable[[str, tuple[int, ...], torch.device], torch.Tensor]
-"""(parameter name, its full shape, device) -> its fp32 initial value."""
+"""(parameter name, its full shape, device) -> its initial value, in fp32 unless the model's is no number."""
 Optimizer = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
 """Parameter groups -> optimizer."""
 
@@ -202,7 +202,9 @@ class Training:
     def _initialised(self, name: str, meta: nn.Parameter) -> nn.Parameter:
         full = self.initial(self.whole_name(name), self.full_shapes[name], self.device)
         cut = self.slices.get(name, lambda tensor: tensor)
-        value = cut(full).to(self.param_dtype).clone(memory_format=torch.contiguous_format)
+        # What are no numbers, such as bytes of quantised weights, stay as they are.
+        dtype = self.param_dtype if meta.dtype.is_floating_point else meta.dtype
+        value = cut(full).to(dtype).clone(memory_format=torch.contiguous_format)
         return nn.Parameter(value, requires_grad=meta.requires_grad)
 
     def whole_name(self, name: str) -> str:

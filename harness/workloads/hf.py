@@ -15,7 +15,18 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import hf_model, hf_plans, hf_sources, hf_weights, hollow, library, ragged, surveying, values
+from harness.workloads import (
+    hf_model,
+    hf_plans,
+    hf_sources,
+    hf_weights,
+    hollow,
+    library,
+    nf4,
+    ragged,
+    surveying,
+    values,
+)
 from harness.workloads.hf_data import Examples
 from harness.workloads.hf_model import TASKS
 from harness.workloads.minis import MINIS
@@ -23,6 +34,9 @@ from harness.workloads.request import Request
 from harness.workloads.workload import Workload
 from strategies.cross_entropy import cross_entropy, predictions
 from strategies.facts import ModelFacts
+
+SHARE = 0.25
+"""Of what is frozen, what must be kept in 4 bits for a workload to be what it says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +59,8 @@ class Hf(Workload):
     """Parameter -> where its pretrained value is; empty if all are random."""
     lora: hf_model.Lora = hf_model.WITHOUT
     """Its adapters."""
+    load: str = ""
+    """"4bit" if the frozen matrices of its blocks are kept in 4 bits."""
     weights_id: str = ""
     """A hash of the checkpoint."""
     checkpoint: Path | None = None
@@ -77,6 +93,7 @@ class Hf(Workload):
             "data": self.examples.data_id,
             "weights": self.weights_id,
             **({"lora": asdict(self.lora)} if self.lora.rank else {}),
+            **({"load": self.load} if self.load else {}),
         }
 
     def prepare(self) -> None:
@@ -90,15 +107,24 @@ class Hf(Workload):
     def facts(self) -> ModelFacts:
         found = self.survey
         known = _dimensions(self.config, self.task, self.lora, found.blocks, bool(found.row.stem))
-        return found.facts(**known)
+        quantized = _quantised(self.config, self.task, self.lora, found.blocks) if self.load else {}
+        return found.facts(
+            **known, quantized=sum(quantized.values()), quantized_bytes=sum(map(nf4.stored_bytes, quantized.values()))
+        )
 
     def build(self) -> nn.Module:
-        return _made(self.config, self.task, self.lora, self.seed, unused=self.survey.unused)
+        model = _made(self.config, self.task, self.lora, self.seed, unused=self.survey.unused)
+        if self.load:
+            nf4.quantise(model, self.survey.blocks)
+        return model
 
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         if ".lora_" in name:
             return hf_model.adapter(name, shape, self.seed, device)
-        name = name.replace(".base_layer.", ".")
+        value = self._of_base(name.replace(".base_layer.", "."), device)
+        return nf4.quantised(value) if value.ndim > len(shape) else value
+
+    def _of_base(self, name: str, device: torch.device) -> torch.Tensor:
         if self.converted is not None:
             return values.kept(self.converted)[name].to(device)
         if name in self.weights:
@@ -140,12 +166,12 @@ def create(text: str, request: Request) -> Hf:
 
     Args:
         text: path of a folder or of a config.json, or a name in the local cache.
-        request: its fields (task, weights, blocks, max_length, lora, lora_targets), and the other options.
+        request: its fields (task, weights, blocks, max_length, lora, lora_targets, load), and the other options.
 
     Raises:
         InputError: the model, its data or a field cannot be used.
     """
-    given = request.parsed(task=str, weights=str, blocks=int, max_length=int, lora=int, lora_targets=str)
+    given = request.parsed(task=str, weights=str, blocks=int, max_length=int, lora=int, lora_targets=str, load=str)
     file = hf_model.located(text)
     written = hf_model.read(file)
     task = hf_model.task_of(written, given.get("task"), file)
@@ -172,12 +198,12 @@ def named(request: Request) -> Hf:
     """One of the small models in `MINIS`, on data that need no file.
 
     Args:
-        request: its name, its fields (blocks, lora, lora_targets), and the other options.
+        request: its name, its fields (blocks, lora, lora_targets, load), and the other options.
 
     Raises:
         InputError: an option or a field cannot be used, or a package is missing.
     """
-    given = request.parsed(blocks=int, lora=int, lora_targets=str)
+    given = request.parsed(blocks=int, lora=int, lora_targets=str, load=str)
     mini = MINIS[request.name]
     classes = library.packages(library.PACKAGES) if mini.task == "sequence-classification" else ()
     names = {"id2label": dict(enumerate(classes))} if classes else {}
@@ -217,11 +243,13 @@ class Described:
         config, dropout = hf_model.canonical(self.written, given.get("blocks"), self.file)
         tokens = hf_sources.length(config, self.task, length)
         found = examples(config, self.task, tokens, request)
-        lora = hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear"))
+        lora, load = hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear")), _load(given)
         try:
             survey = _surveyed(config, self.task, lora, found)
         except InputError as error:
             raise InputError(f"{self.file}: {error}") from None
+        if load:
+            _check_quantised(_name(self.stem, given), _quantised(config, self.task, lora, survey.blocks), survey)
         return Hf(
             name=_name(self.stem, given),
             seed=request.seed,
@@ -233,13 +261,42 @@ class Described:
             weights={},
             dropout=dropout,
             lora=lora,
+            load=load,
             survey=survey,
         )
 
 
 def _name(stem: str, given: Mapping[str, Any]) -> str:
-    more = [f"{name}{value}" for name, value in sorted(given.items()) if name in ("blocks", "weights", "lora")]
+    more = [f"{name}{value}" for name, value in sorted(given.items()) if name in ("blocks", "weights", "lora", "load")]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([stem or "model", *more])).strip("-.") or "model"
+
+
+def _load(given: Mapping[str, Any]) -> str:
+    load = str(given.get("load", ""))
+    if load not in ("", "4bit"):
+        raise InputError(f"load must be 4bit, but got {load!r}")
+    if load and "lora" not in given:
+        raise InputError("load=4bit freezes the matrices of the blocks, so that adapters are trained: add lora=16")
+    return load
+
+
+@lru_cache(maxsize=8)
+def _quantised(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, ...]) -> dict[str, int]:
+    """Layer -> values of its matrix, of those that 4 bits hold."""
+    with hollow.parameters():
+        layers = nf4.quantisable(_made(config, task, lora, 0), blocks)
+    return {name: layer.weight.numel() for name, layer in layers.items()}  # type: ignore[operator, union-attr]
+
+
+def _check_quantised(name: str, quantised: Mapping[str, int], survey: surveying.Survey) -> None:
+    if not quantised:
+        raise InputError(f"load=4bit is for the linear layers of repeated blocks, of which {name} has none")
+    share = sum(quantised.values()) / survey.frozen
+    if share < SHARE:
+        raise InputError(
+            f"load=4bit keeps linear layers of the blocks in 4 bits, but they are only {share:.0%} of what is frozen in "
+            f"{name}; leave it out"
+        )
 
 
 def _made(

@@ -83,6 +83,11 @@ class ModelFacts:
     parallelism divides."""
     outputs: tuple[int, ...] = ()
     """Shape of what the model returns for one sample, if its blocks stand in a row."""
+    head: str = ""
+    """Name of the linear layer whose outputs the model returns as they are, if the loss is a sum over tokens."""
+    attention: tuple[str, ...] = ()
+    """Implementations of attention, that which the model takes by itself first, if it has transformers' method
+    `set_attn_implementation`."""
     whole_because: str = ""
     """Why it cannot be cut into stages, the second half of a sentence."""
     tied: bool = False

@@ -35,6 +35,8 @@ from harness.workloads.workload import Workload
 from strategies.cross_entropy import cross_entropy, predictions
 from strategies.facts import ModelFacts
 
+BY_TOKENS = ("causal-lm", "masked-lm", "seq2seq")
+"""Tasks whose loss is a sum over tokens, each of which has outputs and a label of its own."""
 SHARE = 0.25
 """Of what is frozen, what must be kept in 4 bits for a workload to be what it says."""
 
@@ -109,7 +111,10 @@ class Hf(Workload):
         known = _dimensions(self.config, self.task, self.lora, found.blocks, bool(found.row.stem))
         quantized = _quantised(self.config, self.task, self.lora, found.blocks) if self.load else {}
         return found.facts(
-            **known, quantized=sum(quantized.values()), quantized_bytes=sum(map(nf4.stored_bytes, quantized.values()))
+            **known,
+            head=found.head if self.task in BY_TOKENS else "",
+            quantized=sum(quantized.values()),
+            quantized_bytes=sum(map(nf4.stored_bytes, quantized.values())),
         )
 
     def build(self) -> nn.Module:
@@ -285,7 +290,7 @@ def _quantised(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, .
     """Layer -> values of its matrix, of those that 4 bits hold."""
     with hollow.parameters():
         layers = nf4.quantisable(_made(config, task, lora, 0), blocks)
-    return {name: layer.weight.numel() for name, layer in layers.items()}  # type: ignore[operator, union-attr]
+    return {name: layer.weight.numel() for name, layer in layers.items()}  # type: ignore[operator]
 
 
 def _check_quantised(name: str, quantised: Mapping[str, int], survey: surveying.Survey) -> None:
@@ -294,8 +299,8 @@ def _check_quantised(name: str, quantised: Mapping[str, int], survey: surveying.
     share = sum(quantised.values()) / survey.frozen
     if share < SHARE:
         raise InputError(
-            f"load=4bit keeps linear layers of the blocks in 4 bits, but they are only {share:.0%} of what is frozen in "
-            f"{name}; leave it out"
+            f"load=4bit keeps linear layers of the blocks in 4 bits, but they are only {share:.0%} of what is frozen "
+            f"in {name}; leave it out"
         )
 
 
@@ -366,6 +371,7 @@ def _dimensions(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, 
     heads, kv_heads = (int(getattr(known, n, 0) or 0) for n in ("num_attention_heads", "num_key_value_heads"))
     width = int(getattr(known, "hidden_size", 0) or 0)
     return {
+        "attention": hf_model.attentions(model),
         "tensor_parallel": divided,
         "counts": counts,
         "sequence_parallel": tokens is not None,

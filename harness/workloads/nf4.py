@@ -142,7 +142,7 @@ class Quantised(nn.Module):
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         out: torch.Tensor = _Product.apply(x, self.weight, self.shape, self.turned)
-        return out if self.bias is None else out + self.bias.to(out.dtype)  # type: ignore[operator, union-attr]
+        return out if self.bias is None else out + self.bias.to(out.dtype)  # type: ignore[operator]
 
 
 def is_turned(layer: nn.Module) -> bool:
@@ -162,7 +162,7 @@ def quantisable(model: nn.Module, blocks: Sequence[str]) -> dict[str, nn.Module]
         if (type(module) is nn.Linear or is_turned(module))
         and any(name.startswith(f"{block}.") for block in blocks)
         and not any(p.requires_grad for p in module.parameters())
-        and holders[module.weight] == 1  # type: ignore[index]
+        and holders[module.weight] == 1
     }
 
 

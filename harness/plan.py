@@ -112,7 +112,7 @@ def complete(given: Mapping[str, Setting], knobs: Iterable[Knob]) -> Plan:
                 + [f"{k} is not {' or '.join(map(str, v))}" for k, v in knob.unless.items()]
             )
             raise InputError(f"{knob.name} has a meaning only where {needs}, but this plan has {settings}")
-    return Plan(tuple(settings.items()))
+    return Plan(tuple((knob.name, settings[knob.name]) for knob in knobs if knob.written(settings)))
 
 
 def upgraded(settings: Mapping[str, Setting], schema_version: int) -> dict[str, Setting]:

@@ -23,6 +23,8 @@ BUILTIN = (
     "strategies.activation_checkpoint:ActivationCheckpoint",
     "strategies.precision:Precision",
     "strategies.quantization:Quantization",
+    "strategies.attention:Attention",
+    "strategies.chunked_loss:ChunkedLoss",
     "strategies.compile:Compile",
 )
 """One line for each strategy of this package, in the order in which a sweep tries them. Strings, because their modules

@@ -23,8 +23,10 @@ class Slot(enum.Enum):
     QUANTIZATION = "quantization"
     TENSOR = "tensor"
     PRECISION = "precision"
+    ATTENTION = "attention"
     CHECKPOINT = "checkpoint"
     COMPILE = "compile"
+    LOSS = "loss"
     EXTRA = "extra"
     DATA = "data"
 

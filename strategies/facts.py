@@ -46,6 +46,10 @@ class ModelFacts:
     """Number of parameters, tied ones counted once."""
     frozen: int = 0
     """How many of them are not trained."""
+    quantized: int = 0
+    """How many of these are kept in 4 bits, whatever the precision."""
+    quantized_bytes: int = 0
+    """What those take, scales included, in B."""
     blocks: tuple[str, ...]
     """Fully qualified names of the repeated blocks, in order; () if the model has none."""
     block_flops: float = 1.0
@@ -79,6 +83,11 @@ class ModelFacts:
     parallelism divides."""
     outputs: tuple[int, ...] = ()
     """Shape of what the model returns for one sample, if its blocks stand in a row."""
+    head: str = ""
+    """Name of the linear layer whose outputs the model returns as they are, if the loss is a sum over tokens."""
+    attention: tuple[str, ...] = ()
+    """Implementations of attention, that which the model takes by itself first, if it has transformers' method
+    `set_attn_implementation`."""
     whole_because: str = ""
     """Why it cannot be cut into stages, the second half of a sentence."""
     tied: bool = False

@@ -29,6 +29,8 @@ class Knob(ABC):
     """The knob exists only in plans whose settings have one of these values: {other knob: values}."""
     unless: Mapping[str, Collection[Setting]] = field(default_factory=dict)
     """It does not exist in plans that have one of these: {other knob: values}."""
+    implied: bool = False
+    """Whether a plan with the default leaves it out, as plans from before the knob did: then both have one id."""
     opt_in: tuple[Setting, ...] = ()
     """Values that are valid but searched only when the user names them (rare, or slow on most hardware)."""
 
@@ -55,6 +57,10 @@ class Knob(ABC):
             if settings.get(other) not in values:
                 return False
         return not any(settings.get(other) in values for other, values in self.unless.items())
+
+    def written(self, settings: Settings) -> bool:
+        """Whether a plan that has come to these settings holds this one of them."""
+        return self.name in settings and not (self.implied and settings[self.name] == self.default)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,7 +154,7 @@ class Pipeline:
         stream = torch.empty(batch, share, *features, dtype=self.training.stream_dtype, device="meta").requires_grad_()
         return {
             "input_args": () if index == 0 else stream,
-            "output_args": torch.empty(batch, *model.outputs, device="meta") if index == count - 1 else stream,
+            "output_args": torch.empty(batch, *self.training.outputs, device="meta") if index == count - 1 else stream,
         }
 
     def _loss(self, outputs: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,8 @@ from strategies.training import LossScale
 if TYPE_CHECKING:
     from strategies.training import Training
 
+AUTOCAST = {"bf16_autocast": torch.bfloat16, "fp16": torch.float16}
+"""Precision -> format in which autocast has matrices multiplied."""
 AMPERE = (8, 0)
 """NVIDIA's compute capability from which bf16 and TF32 run on tensor cores (CUDA C++ Programming Guide)."""
 
@@ -80,7 +82,7 @@ class Precision(Strategy):
         if kind in ("bf16_params", "bf16"):
             for part in training.parts:
                 _cast_inputs(part, torch.bfloat16)
-        autocast = {"bf16_autocast": torch.bfloat16, "fp16": torch.float16}.get(str(kind))
+        autocast = AUTOCAST.get(str(kind))
         if autocast is not None:
             for part in training.parts:
                 _autocast(part, training.device.type, autocast)

@@ -20,8 +20,10 @@ ORDER = (
     Slot.QUANTIZATION,  # swaps layers, so before anything hooks into them
     Slot.TENSOR,  # divides the layers that are left
     Slot.PRECISION,  # decides in which format they get their values
+    Slot.ATTENTION,  # says what the blocks call, divided or not
     Slot.CHECKPOINT,  # around whole blocks, divided or not
     Slot.COMPILE,  # the block as it will run, recomputation included
+    Slot.LOSS,  # of divided logits too, and around no block
     Slot.EXTRA,  # strategies of other packages that are none of these
     Slot.DATA,  # last: gives the parameters their values and owns their gradients from then on
 )

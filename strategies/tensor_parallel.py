@@ -58,6 +58,8 @@ class TensorParallel(Strategy):
         tp, model = int(plan["tp"]), facts.model
         if not model.tensor_parallel:
             return f"{facts.workload} declares no layers that tensor parallelism could divide"
+        if model.quantized:
+            return f"{facts.workload} keeps matrices in blocks of 4 bits, which tensor parallelism would cut through"
         heads = (model.kv_heads, "key-value heads") if model.kv_heads else (model.heads, "attention heads")
         for count, what in (heads, (model.vocab_size, "vocabulary rows")):
             if count and count < tp:

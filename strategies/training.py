@@ -27,7 +27,7 @@ Loss = Callable[[torch.Tensor, Batch], Weighed]
 Metric = Callable[[torch.Tensor, Batch], Weighed | None]
 """(outputs, batch) -> sum, number, or None."""
 Initial = Callable[[str, tuple[int, ...], torch.device], torch.Tensor]
-"""(parameter name, its full shape, device) -> its fp32 initial value."""
+"""(parameter name, its full shape, device) -> its initial value, in fp32 unless the model's is no number."""
 Optimizer = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
 """Parameter groups -> optimizer."""
 
@@ -92,6 +92,8 @@ class Training:
         self._whole_names = {name: first.setdefault(p, name) for name, p in named}
         self.slices: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
         """Parameter name -> how to cut this rank's share out of the full tensor, where it is divided."""
+        self.outputs = facts.model.outputs
+        """Shape of what the last part returns for one sample, where a pipeline must know it."""
         self.copies: set[str] = set()
         """Parameters that both ends of a pipeline hold: each has a copy, and the sum of both gradients."""
         self.ends: dist.ProcessGroup | None = None
@@ -162,9 +164,18 @@ class Training:
         have, and `update` corrects what follows from the difference: gradients are linear in it.
         """
         total, weight = self.loss(outputs, batch)
-        loss = total * (self.degree("dp") / self._expected)
-        self.tally.add(loss.detach(), weight, self.metric(outputs.detach(), batch) if self.metric else None)
-        return loss if self.loss_scale is None else loss * self.loss_scale.value
+        loss = total.detach() * self._share
+        self.tally.add(loss, weight, self.metric(outputs.detach(), batch) if self.metric else None)
+        return total * self.seed
+
+    @property
+    def _share(self) -> float:
+        return self.degree("dp") / self._expected
+
+    @property
+    def seed(self) -> float | torch.Tensor:
+        """What a sum of losses is multiplied by where a backward pass begins."""
+        return self._share if self.loss_scale is None else self.loss_scale.value * self._share
 
     def _accumulate(self, batch: Batch) -> None:
         for i in range(self.accumulation):
@@ -202,7 +213,9 @@ class Training:
     def _initialised(self, name: str, meta: nn.Parameter) -> nn.Parameter:
         full = self.initial(self.whole_name(name), self.full_shapes[name], self.device)
         cut = self.slices.get(name, lambda tensor: tensor)
-        value = cut(full).to(self.param_dtype).clone(memory_format=torch.contiguous_format)
+        # What are no numbers, such as bytes of quantised weights, stay as they are.
+        dtype = self.param_dtype if meta.dtype.is_floating_point else meta.dtype
+        value = cut(full).to(dtype).clone(memory_format=torch.contiguous_format)
         return nn.Parameter(value, requires_grad=meta.requires_grad)
 
     def whole_name(self, name: str) -> str:

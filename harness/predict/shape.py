@@ -68,6 +68,8 @@ class Shape:
         """
         if not (model.blocks and model.width and model.heads):
             raise InputError("closed forms are for transformers, but this model has no attention layers of one width")
+        if model.quantized:
+            raise InputError("closed forms are for parameters of one number format, but this model has some in 4 bits")
         if model.frozen:
             raise InputError("closed forms are for models that are trained whole, but this one is frozen in part")
         known: dict[str, Any] = {

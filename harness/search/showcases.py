@@ -15,7 +15,7 @@ from harness.search.layout import Layout
 from strategies.base import Slot, Strategy
 from strategies.knob import Knob, Setting
 
-ADDED = (Slot.QUANTIZATION, Slot.CHECKPOINT, Slot.COMPILE, Slot.EXTRA)
+ADDED = (Slot.QUANTIZATION, Slot.ATTENTION, Slot.CHECKPOINT, Slot.COMPILE, Slot.LOSS, Slot.EXTRA)
 """What can be added to any plan: left out of the showcases of other strategies, so that these can be compared."""
 
 

@@ -60,7 +60,7 @@ class Space(Choices):
             if knob.applies(settings):
                 settings[knob.name] = _pick(choose, knob.name, self.domains[knob.name])
         # Every value is one that its knob's domain offers: to check them again would take most of the time.
-        return Plan(tuple((knob.name, settings[knob.name]) for knob in self.knobs if knob.name in settings))
+        return Plan(tuple((knob.name, settings[knob.name]) for knob in self.knobs if knob.written(settings)))
 
     def trace(self, plan: Plan) -> Reader:
         """The choices of `draw` on the way to `plan`, without those that the space does not offer."""
@@ -73,10 +73,11 @@ class Space(Choices):
 
     def _trace(self, plan: Plan) -> tuple[Reader, Plan | None, int]:
         asked: list[str] = []
+        held = {**{knob.name: knob.default for knob in self.knobs if knob.implied}, **plan}
 
         def read(name: str) -> Setting:
             asked.append(name)
-            return Layout.of(plan).label if name == LAYOUT else plan[name.partition(".of")[0]]
+            return Layout.of(plan).label if name == LAYOUT else held[name.partition(".of")[0]]
 
         reader = Reader(read)
         try:
@@ -143,7 +144,11 @@ class Space(Choices):
             "world_size": self.facts.world_size,
             "strategies": [strategy.name for strategy in self.strategies],
             "layouts": [layout.label for layout in self.layouts],
-            **{name: _written(domain) for name, domain in self.domains.items()},
+            **{
+                knob.name: _written(self.domains[knob.name])
+                for knob in self.knobs
+                if not (knob.implied and self.domains[knob.name] == (knob.default,))
+            },
         }
 
 

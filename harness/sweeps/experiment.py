@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DEVICE_SECONDS = 600.0
 """Time budget on devices unless one is given, in s: contexts, communicators and kernels take seconds of each launch."""
-OPTIONAL_PACKAGES = ("torchao",)
+OPTIONAL_PACKAGES = ("torchao", "flash_attn")
 """Packages whose absence makes plans infeasible."""
 
 

@@ -199,6 +199,7 @@ class Gpt(Workload):
             stem=("stem",),
             stream=(self.seq, self.width),
             outputs=(self.seq, self.vocab_size),
+            head="head.logits",
             tied=self.tied,
         )
 

@@ -16,7 +16,18 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import hf_model, hf_plans, hf_sources, hf_weights, hollow, library, ragged, surveying, values
+from harness.workloads import (
+    hf_model,
+    hf_plans,
+    hf_sources,
+    hf_weights,
+    hollow,
+    library,
+    nf4,
+    ragged,
+    surveying,
+    values,
+)
 from harness.workloads.hf_data import Examples
 from harness.workloads.hf_model import TASKS
 from harness.workloads.minis import MINIS
@@ -24,6 +35,11 @@ from harness.workloads.request import Request
 from harness.workloads.workload import Workload
 from strategies.cross_entropy import cross_entropy, predictions
 from strategies.facts import ModelFacts
+
+BY_TOKENS = ("causal-lm", "masked-lm", "seq2seq")
+"""Tasks whose loss is a sum over tokens, each of which has outputs and a label of its own."""
+SHARE = 0.25
+"""Of what is frozen, what must be kept in 4 bits for a workload to be what it says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +62,8 @@ class Hf(Workload):
     """Parameter -> where its pretrained value is; empty if all are random."""
     lora: hf_model.Lora = hf_model.WITHOUT
     """Its adapters."""
+    load: str = ""
+    """"4bit" if the frozen matrices of its blocks are kept in 4 bits."""
     weights_id: str = ""
     """A hash of the checkpoint."""
     checkpoint: Path | None = None
@@ -78,6 +96,7 @@ class Hf(Workload):
             "data": self.examples.data_id,
             "weights": self.weights_id,
             **({"lora": asdict(self.lora)} if self.lora.rank else {}),
+            **({"load": self.load} if self.load else {}),
         }
 
     def prepare(self) -> None:
@@ -91,15 +110,27 @@ class Hf(Workload):
     def facts(self) -> ModelFacts:
         found = self.survey
         known = _dimensions(self.config, self.task, self.lora, found.blocks, bool(found.row.stem))
-        return found.facts(**known)
+        quantized = _quantised(self.config, self.task, self.lora, found.blocks) if self.load else {}
+        return found.facts(
+            **known,
+            head=found.head if self.task in BY_TOKENS else "",
+            quantized=sum(quantized.values()),
+            quantized_bytes=sum(map(nf4.stored_bytes, quantized.values())),
+        )
 
     def build(self) -> nn.Module:
-        return _made(self.config, self.task, self.lora, self.seed, inputs=self.inputs, unused=self.survey.unused)
+        model = _made(self.config, self.task, self.lora, self.seed, inputs=self.inputs, unused=self.survey.unused)
+        if self.load:
+            nf4.quantise(model, self.survey.blocks)
+        return model
 
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         if ".lora_" in name:
             return hf_model.adapter(name, shape, self.seed, device)
-        name = name.replace(".base_layer.", ".")
+        value = self._of_base(name.replace(".base_layer.", "."), device)
+        return nf4.quantised(value) if value.ndim > len(shape) else value
+
+    def _of_base(self, name: str, device: torch.device) -> torch.Tensor:
         if self.converted is not None:
             return values.kept(self.converted)[name].to(device)
         if name in self.weights:
@@ -153,14 +184,14 @@ def create(text: str, request: Request) -> Hf:
 
     Args:
         text: path of a folder or of a config.json, or a name in the local cache.
-        request: its fields (task, weights, blocks, max_length, lora, lora_targets, packing, padding), and the other
-            options.
+        request: its fields (task, weights, blocks, max_length, lora, lora_targets, load, packing, padding), and the
+            other options.
 
     Raises:
         InputError: the model, its data or a field cannot be used.
     """
     given = request.parsed(
-        **dict.fromkeys(("task", "weights", "lora_targets", "padding"), str),
+        **dict.fromkeys(("task", "weights", "lora_targets", "load", "padding"), str),
         **dict.fromkeys(("blocks", "max_length", "lora"), int),
         packing=bool,
     )
@@ -190,12 +221,12 @@ def named(request: Request) -> Hf:
     """One of the small models in `MINIS`, on data that need no file.
 
     Args:
-        request: its name, its fields (blocks, lora, lora_targets), and the other options.
+        request: its name, its fields (blocks, lora, lora_targets, load), and the other options.
 
     Raises:
         InputError: an option or a field cannot be used, or a package is missing.
     """
-    given = request.parsed(blocks=int, lora=int, lora_targets=str)
+    given = request.parsed(blocks=int, lora=int, lora_targets=str, load=str)
     mini = MINIS[request.name]
     classes = library.packages(library.PACKAGES) if mini.task == "sequence-classification" else ()
     names = {"id2label": dict(enumerate(classes))} if classes else {}
@@ -235,11 +266,13 @@ class Described:
         config, dropout = hf_model.canonical(self.written, given.get("blocks"), self.file)
         tokens = hf_sources.length(config, self.task, length)
         found = examples(config, self.task, tokens, request)
-        lora = hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear"))
+        lora, load = hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear")), _load(given)
         try:
             survey = _surveyed(config, self.task, lora, found)
         except InputError as error:
             raise InputError(f"{self.file}: {error}") from None
+        if load:
+            _check_quantised(_name(self.stem, given), _quantised(config, self.task, lora, survey.blocks), survey)
         return Hf(
             name=_name(self.stem, given),
             seed=request.seed,
@@ -251,14 +284,43 @@ class Described:
             weights={},
             dropout=dropout,
             lora=lora,
+            load=load,
             survey=survey,
         )
 
 
 def _name(stem: str, given: Mapping[str, Any]) -> str:
-    named = ("blocks", "weights", "lora", "packing", "padding")
+    named = ("blocks", "weights", "lora", "load", "packing", "padding")
     more = [f"{name}{str(value).lower()}" for name, value in sorted(given.items()) if name in named]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([stem or "model", *more])).strip("-.") or "model"
+
+
+def _load(given: Mapping[str, Any]) -> str:
+    load = str(given.get("load", ""))
+    if load not in ("", "4bit"):
+        raise InputError(f"load must be 4bit, but got {load!r}")
+    if load and "lora" not in given:
+        raise InputError("load=4bit freezes the matrices of the blocks, so that adapters are trained: add lora=16")
+    return load
+
+
+@lru_cache(maxsize=8)
+def _quantised(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, ...]) -> dict[str, int]:
+    """Layer -> values of its matrix, of those that 4 bits hold."""
+    with hollow.parameters():
+        layers = nf4.quantisable(_made(config, task, lora, 0, inputs=TASKS[task].inputs), blocks)
+    return {name: layer.weight.numel() for name, layer in layers.items()}  # type: ignore[operator]
+
+
+def _check_quantised(name: str, quantised: Mapping[str, int], survey: surveying.Survey) -> None:
+    if not quantised:
+        raise InputError(f"load=4bit is for the linear layers of repeated blocks, of which {name} has none")
+    share = sum(quantised.values()) / survey.frozen
+    if share < SHARE:
+        raise InputError(
+            f"load=4bit keeps linear layers of the blocks in 4 bits, but they are only {share:.0%} of what is frozen "
+            f"in {name}; leave it out"
+        )
 
 
 def _made(
@@ -336,6 +398,7 @@ def _dimensions(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, 
     heads, kv_heads = (int(getattr(known, n, 0) or 0) for n in ("num_attention_heads", "num_key_value_heads"))
     width = int(getattr(known, "hidden_size", 0) or 0)
     return {
+        "attention": hf_model.attentions(model),
         "tensor_parallel": divided,
         "counts": counts,
         "sequence_parallel": tokens is not None,

@@ -210,6 +210,26 @@ def make(text: str, task: str, attention: str | None) -> nn.Module:
     return model
 
 
+def attentions(model: Any) -> tuple[str, ...]:
+    """Implementations of attention that a model can be told to take, the one that it takes by itself first; () if it
+    cannot be told.
+
+    Args:
+        model: as transformers makes it.
+    """
+    kind: Any = type(model)
+    if not kind._can_set_attn_implementation():
+        return ()
+    has = {
+        "eager": True,
+        "sdpa": kind._supports_sdpa,
+        "flex_attention": kind._supports_flex_attn,
+        "flash_attention_2": kind._supports_flash_attn,
+    }
+    usual = model.config._attn_implementation
+    return (usual, *(name for name, there in has.items() if there and name != usual))
+
+
 @dataclass(frozen=True)
 class Lora:
     """Low-rank adapters beside frozen layers (Hu et al. 2021, arXiv:2106.09685)."""

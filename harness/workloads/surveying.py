@@ -47,6 +47,8 @@ class Survey:
     """Whether a block shares a parameter with another, or with what is around the blocks."""
     row: Row
     """How it can be cut into stages."""
+    head: str
+    """Name of the linear layer whose outputs the model returns as they are; "" if there is none."""
 
     def facts(self, **known: Any) -> ModelFacts:
         """What strategies may know: this, and what is known of the model beside it."""
@@ -98,8 +100,16 @@ def look(
         _without_content(model)
         one = {name: torch.empty((1, *t.shape[1:]), dtype=t.dtype) for name, t in batch.items()}
         counter = FlopCounterMode(display=False)
+        projected: dict[str, Any] = {}
+        hooks = [
+            module.register_forward_hook(lambda module, args, output, name=name: projected.update({name: output}))
+            for name, module in model.named_modules()
+            if type(module) is nn.Linear
+        ]
         with counter, sdpa_kernel(SDPBackend.MATH):  # a CPU's fused attention is not counted
             outputs = model(*(one[name] for name in inputs))
+            for hook in hooks:
+                hook.remove()
             if not isinstance(outputs, torch.Tensor):
                 raise InputError(f"the model must return one tensor, but returned {type(outputs).__name__}")
             forward = counter.get_flop_counts()
@@ -125,6 +135,7 @@ def look(
         head_flops=by_module[""] - sum(by_module.get(n, 0.0) for n in (*row.stem, *blocks)) if row.stem else 0.0,
         shared_blocks=staging.shared(model, blocks),
         row=row,
+        head=next((name for name, output in projected.items() if output is outputs), ""),
     )
 
 

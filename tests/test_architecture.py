@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("harness.search", "harness.launchers"),
     ("harness.workloads", "harness.store"),
     ("harness.plan", "harness.machine"),
-    ("harness.errors", "harness.labels", "harness.statistics", "harness.version", "strategies"),
+    ("harness.errors", "harness.labels", "harness.observe", "harness.statistics", "harness.version", "strategies"),
 )
 """From the top floor down. A room may import the rooms of the floors below it, none above it and none beside it."""
 DOORS = {"harness", "harness.__main__"}

@@ -11,6 +11,7 @@ import weakref
 from typing import Any
 
 from .readings import soon
+from .replacing import instead, remembering
 
 _watched: set[str] = set()
 """Modules that are listened to already."""
@@ -46,8 +47,6 @@ def divisor(engine: Any) -> float:
 
 def _deepspeed(watcher: Any, module: Any) -> None:
     """Its engine divides and scales losses itself, and has optimizers of its own around torch's."""
-    from .hooks import instead
-
     engine_class = module.DeepSpeedEngine
 
     def initialises(old: Any) -> Any:
@@ -85,9 +84,7 @@ def _deepspeed(watcher: Any, module: Any) -> None:
 
 
 def _sharded_scaler(watcher: Any, module: Any) -> None:
-    from .hooks import instead, remembering
-
-    instead(module.ShardedGradScaler, "scale", lambda old: remembering(old, sys.modules["torch"]))
+    instead(module.ShardedGradScaler, "scale", remembering)
 
 
 _WATCHED = {

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import traceback
 from typing import Any
 
-SETTINGS = "HARNESS_OBSERVE"
-"""Environment variable: path of a JSON file, see `injection.Settings`; without it nothing happens."""
+from .telling import SETTINGS, complain
 
 _watchers: list[Any] = []
 """The one of this process, if it is watched."""
@@ -39,13 +37,3 @@ def told(loss: Any, tokens: int | None, samples: int | None) -> None:
     """The script itself says that a step is over."""
     for watcher in _watchers:
         watcher.told(loss, tokens, samples)
-
-
-def complain() -> None:
-    """Write down what went wrong in here, for whoever watches; the script goes on."""
-    path = os.environ.get(SETTINGS, "")
-    try:
-        with open(os.path.join(os.path.dirname(path), f"trouble-{os.getpid()}"), "a") as file:
-            traceback.print_exc(file=file)
-    except OSError:
-        pass  # nobody is there to be told

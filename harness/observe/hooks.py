@@ -10,9 +10,9 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
+from .replacing import instead, remembering
 from .watcher import Watcher
 
 
@@ -28,16 +28,6 @@ def install(watcher: Watcher) -> None:
         _process_groups(watcher, torch)
     _batches(watcher)
     _endings(watcher)
-
-
-def instead(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace owner.name by what `make` makes of it; it keeps the names by which people and pickles know it."""
-    old = getattr(owner, name)
-    new = make(old)
-    # Not functools.wraps: Dynamo reads meanings into other attributes.
-    for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
-        setattr(new, attribute, getattr(old, attribute, None))
-    setattr(owner, name, new)
 
 
 def _optimizers(watcher: Watcher, torch: Any) -> None:
@@ -88,7 +78,7 @@ def _backward(watcher: Watcher, torch: Any) -> None:
 
 
 def _scalers(watcher: Watcher, torch: Any) -> None:
-    instead(torch.amp.GradScaler, "scale", lambda old: remembering(old, torch))
+    instead(torch.amp.GradScaler, "scale", remembering)
 
     def makes_step(old: Any) -> Any:
         def step(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -100,18 +90,6 @@ def _scalers(watcher: Watcher, torch: Any) -> None:
         return step
 
     instead(torch.amp.GradScaler, "step", makes_step)
-
-
-def remembering(old: Any, torch: Any) -> Any:
-    """A scaler's `scale` whose result knows what was scaled."""
-
-    def scale(scaler: Any, outputs: Any) -> Any:
-        out = old(scaler, outputs)
-        if isinstance(out, torch.Tensor) and out is not outputs:
-            out._harness_before_scaling = outputs
-        return out
-
-    return scale
 
 
 def _clipping(watcher: Watcher, torch: Any) -> None:

@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.observe.entry import SETTINGS
-from harness.observe.telling import FOREVER
+from harness.observe.telling import FOREVER, SETTINGS
 
 PACKAGE = "harness_observer"
 """The name by which processes of others load this package."""

@@ -13,6 +13,8 @@ import time
 import traceback
 from typing import Any
 
+SETTINGS = "HARNESS_OBSERVE"
+"""Environment variable: path of a JSON file, see `injection.Settings`; without it nothing happens."""
 FOREVER = 2**62
 PARKED_S = 60.0
 """How long a rank that has taken its last step waits to be ended, in s; then it leaves by itself."""
@@ -124,3 +126,13 @@ def outcome_of(error: BaseException) -> str:
     if ("cuda" in text or "hip" in text or "cu" in text) and any(words in text for words in DEVICE_IS_FULL):
         return "oom_device"
     return "crash"
+
+
+def complain() -> None:
+    """Write down what went wrong in here, for whoever watches; the script goes on."""
+    path = os.environ.get(SETTINGS, "")
+    try:
+        with open(os.path.join(os.path.dirname(path), f"trouble-{os.getpid()}"), "a") as file:
+            traceback.print_exc(file=file)
+    except OSError:
+        pass  # nobody is there to be told

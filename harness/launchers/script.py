@@ -41,6 +41,11 @@ class ScriptJob(Launch):
     """What its ranks' watchers are told."""
 
     @property
+    def last_step(self) -> int:
+        """How many steps every rank takes at most."""
+        return self.measurement.warmup_steps + self.measurement.max_steps
+
+    @property
     def device_type(self) -> str:
         return "cpu"  # until a rank has told: memory limits are not for scripts
 
@@ -97,6 +102,7 @@ class ScriptRanks(Ranks):
         temporary.mkdir()
         environment = {**os.environ, "TMPDIR": str(temporary), "WANDB_MODE": "disabled", **job.environment}
         environment |= injection.prepare(job.folder, job.observed, environment) | {MARK: self._mark}
+        injection.announce(job.folder, job.last_step)
         # Whoever watches holds this end alone: when it is gone, however it went, the kernel ends the ranks.
         self._alive = os.open(job.folder / "alive", os.O_RDWR | os.O_CLOEXEC)
         try:

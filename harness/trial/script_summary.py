@@ -34,7 +34,7 @@ def columns(trace: ScriptTrace) -> dict[str, Any]:
         "command": list(trace.job.command),
         "exit_status": trace.status,
         "world_size": len(trace.readers) or None,
-        **summary.measured(trace),
+        **(summary.measured(trace) if trace.readers else {}),
         "stop": trace.stop,
         **_batch(trace),
         **_seen(trace),

@@ -108,10 +108,7 @@ class Referee:
 
     def __init__(self, trace: ScriptTrace, watch: Watch) -> None:
         self.trace, self.watch = trace, watch
-        self._announced_at: float | None = None
-        measurement = trace.job.measurement
-        self._last = measurement.warmup_steps + measurement.max_steps
-        injection.announce(trace.job.folder, self._last)
+        self._announced = False
 
     @property
     def all_seen(self) -> bool:
@@ -163,14 +160,14 @@ class Referee:
         return True
 
     def _decide(self) -> bool:
-        if self._announced_at is None and self.all_seen:
+        if not self._announced and self.all_seen:
             times = list(summary.window(self.trace).values())
             self.trace.stop = why_stop(times, self.trace.job.measurement)
             if self.trace.stop is not None:
                 ahead = 2 + math.ceil(LEAD_S / max(statistics.median(times), 1e-6))
                 latest = max(self._steps(rank) for rank in range(len(self.trace.readers)))
-                self._announced_at = time.monotonic()
-                if latest + ahead < self._last:
+                self._announced = True
+                if latest + ahead < self.trace.job.last_step:
                     injection.announce(self.trace.job.folder, latest + ahead)
         return False
 

@@ -1,8 +1,9 @@
 """The watching side: what a command finds in its environment so that its ranks are watched, and nothing else is.
 
 torch calls entry points of the group "torch.backends"; a folder on PYTHONPATH with one is enough. It acts in processes
-that import torch, however late and whoever started them, and collides with nobody's sitecustomize. Where the harness is
-installed beside the script, its own entry point does the same for interpreters that leave PYTHONPATH aside.
+that import torch, however late and whoever started them, and collides with nobody's sitecustomize. Interpreters that
+leave PYTHONPATH aside (-I, -E) are not watched. An entry point of the harness's own would reach them, and would break
+every `import torch` beside a folder called harness.
 """
 
 from __future__ import annotations

@@ -18,13 +18,14 @@ def soon(value: Any) -> Any:
     """Something that `float` can be taken of later: a number, or memory of the host that a device will have filled."""
     if value is None or isinstance(value, (int, float)):
         return value
-    value = here(value)
-    if value is None:
-        return None
-    value = value.detach()
-    if value.device.type == "cpu":
-        return float(value)
     torch = sys.modules["torch"]
+    if type(value) is not torch.Tensor:
+        value = here(value)
+        if value is None:
+            return None
+    if value.is_cpu:
+        return value.item()
+    value = value.detach()
     host = torch.empty((), dtype=torch.float64, pin_memory=True)
     return host.copy_(value.reshape(()), non_blocking=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import mmap
 import os
 import signal
@@ -11,10 +12,15 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 SETTINGS = "HARNESS_OBSERVE"
 """Environment variable: path of a JSON file, see `injection.Settings`; without it nothing happens."""
+AT_ONCE = 100
+"""Steps that are written as they come; later ones are written together where they are short."""
+TOGETHER_S = 0.02
+"""How long those may wait, in s."""
 FOREVER = 2**62
 PARKED_S = 60.0
 """How long a rank that has taken its last step waits to be ended, in s; then it leaves by itself."""
@@ -22,6 +28,14 @@ STACKS_SIGNAL = getattr(signal, "SIGRTMAX", signal.SIGUSR1) - 3
 """Asks for the Python stacks; trainers and schedulers use SIGUSR1 themselves."""
 DEVICE_IS_FULL = ("out of memory", "cuda failure 2", "alloc_failed")
 """Of messages of the driver, NCCL, cuBLAS and cuDNN, which have no exception type of their own."""
+
+
+def _json(value: Any) -> str:
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return f'"{value}"'
+    return repr(value) if math.isfinite(value) else json.dumps(float(value))
 
 
 def who() -> tuple[int, int]:
@@ -52,6 +66,8 @@ class Teller:
         self.pid = os.getpid()
         self.rank: int | None = None
         self._file: int | None = None
+        self._lines: list[str] = []
+        self._steps, self._written = 0, 0.0
         self._control: mmap.mmap | None = None
 
     @property
@@ -78,8 +94,29 @@ class Teller:
     def write(self, kind: str, **fields: Any) -> None:
         """Append one event; fields must be JSON values."""
         if self._file is not None and os.getpid() == self.pid:
-            line = json.dumps({"kind": kind, "t": time.monotonic(), **fields})
-            os.write(self._file, b"\n" + line.encode() + b"\n")
+            self._lines.append(json.dumps({"kind": kind, "t": time.monotonic(), **fields}))
+            self._flush(time.monotonic())
+
+    def step(self, fields: Mapping[str, Any]) -> None:
+        """Append the event of a step: numbers, truths and None, and a phase; those of short steps are written together.
+
+        A process that is killed takes the steps of a moment along with it.
+        """
+        if self._file is None or os.getpid() != self.pid:
+            return
+        now = time.monotonic()
+        # json.dumps would take as long as everything else that is done of a step.
+        told = ", ".join([f'"{name}": {_json(value)}' for name, value in fields.items()])
+        self._lines.append(f'{{"kind": "step", "t": {now}, {told}}}')
+        self._steps += 1
+        if self._steps < AT_ONCE or now - self._written > TOGETHER_S:
+            self._flush(now)
+
+    def _flush(self, now: float) -> None:
+        self._written = now
+        lines, self._lines = self._lines, []
+        if self._file is not None:
+            os.write(self._file, "\n{}\n".format("\n".join(lines)).encode())
 
     def error(self, error: BaseException) -> None:
         """The exception that ends this rank, by its type."""

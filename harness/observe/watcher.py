@@ -312,21 +312,21 @@ class Watcher:
         now = time.perf_counter()
         if now - self.looked_at > MEMORY_S:
             self.looked_at, self.held = now, self.memory.now(self.device)
-        self.teller.write(
-            "step",
-            step=step.number,
-            phase="warmup" if step.number < self.warmup else "measure",
-            step_time_s=step.seconds,
-            loss=sum(float(value) / by for value, by in step.losses) if step.losses else None,
-            grad_norm=None if step.grad_norm is None else float(step.grad_norm),
-            accuracy=None,
-            memory_bytes=self.held,
-            backwards=step.backwards,
-            calls=step.calls,
-            samples=step.samples or None,
-            tokens=step.tokens or None,
-            **({"skipped": True} if step.skipped else {}),
-        )
+        told: dict[str, Any] = {
+            "step": step.number,
+            "phase": "warmup" if step.number < self.warmup else "measure",
+            "step_time_s": step.seconds,
+            "loss": sum(float(value) / by for value, by in step.losses) if step.losses else None,
+            "grad_norm": None if step.grad_norm is None else float(step.grad_norm),
+            "accuracy": None,
+            "memory_bytes": self.held,
+            "backwards": step.backwards,
+            "samples": step.samples or None,
+            "tokens": step.tokens or None,
+        }
+        if step.skipped:
+            told["skipped"] = True
+        self.teller.step(told)
 
     def _finish(self) -> None:
         """Tell of everything that is over, the step too that no backward has followed yet."""

@@ -73,6 +73,63 @@ def trainer() -> None:
     Trainer(model=LlamaForCausalLM(config), args=arguments, train_dataset=rows, callbacks=[Tell()]).train()
 
 
+def deepspeed() -> None:
+    import deepspeed as package
+
+    model, loader = parts()
+    settings = {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 2,
+        "zero_optimization": {"stage": int((*sys.argv, "1")[3])},
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
+        "gradient_clipping": 1.0,
+    }
+    engine, *_ = package.initialize(model=model, model_parameters=model.parameters(), config=settings)
+    losses: list[float] = []
+    for x, y in loader:
+        loss = torch.nn.functional.mse_loss(engine(x), y)
+        engine.backward(loss)
+        losses.append(loss.item() / 2)
+        engine.step()
+        if len(losses) == 2:
+            tell([sum(losses)])
+            losses = []
+
+
+def lightning() -> None:
+    import lightning.pytorch as package
+
+    class Module(package.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = parts()[0]
+            self.losses: list[float] = []
+
+        def training_step(self, batch, number):  # type: ignore[no-untyped-def]
+            loss = torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
+            self.losses.append(loss.item() / 2)
+            if len(self.losses) == 2:
+                tell([sum(self.losses)])
+                self.losses = []
+            return loss
+
+        def configure_optimizers(self):  # type: ignore[no-untyped-def]
+            return torch.optim.AdamW(self.parameters())
+
+    trainer = package.Trainer(
+        max_epochs=9,
+        accelerator="cpu",
+        devices=int(os.environ.get("WORLD_SIZE", "1")),
+        strategy="ddp",
+        accumulate_grad_batches=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=FOLDER,
+    )
+    trainer.fit(Module(), parts()[1])
+
+
 def compiled() -> None:
     """The optimizer's step is compiled, so that none of its hooks is called."""
     model, loader = parts()
@@ -125,4 +182,12 @@ def _child(rank: int, world: int) -> None:
 
 
 if __name__ == "__main__":
-    {"accelerate": accelerated, "trainer": trainer, "compiled": compiled, "gan": gan, "spawn": spawned}[CASE]()
+    {
+        "deepspeed": deepspeed,
+        "lightning": lightning,
+        "accelerate": accelerated,
+        "trainer": trainer,
+        "compiled": compiled,
+        "gan": gan,
+        "spawn": spawned,
+    }[CASE]()

@@ -25,6 +25,27 @@ def test_accelerate_accumulates_and_divides_by_itself(tmp_path: Path) -> None:
         assert len(made) in (11, 12)  # it may have been stopped before it could write the last one
 
 
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_deepspeed_divides_losses_after_the_backward(tmp_path: Path, stage: str) -> None:
+    pytest.importorskip("deepspeed")
+    found, trace = watch(tmp_path, *TWO, SCRIPT, str(tmp_path), "deepspeed", stage)
+    assert (found["outcome"], found["steps_by_rank"], found["engines"]) == (Outcome.OK, [12, 12], ["deepspeed"])
+    assert (found["backwards_per_step"], found["samples_per_step"]) == (2, 16)
+    for rank in range(2):
+        made = told(tmp_path, rank)
+        assert seen(trace, rank)[: len(made)] == pytest.approx(made, rel=1e-6)
+        assert len(made) >= 11
+
+
+def test_lightning(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    found, trace = watch(tmp_path, *TWO, SCRIPT, str(tmp_path), "lightning")
+    assert (found["outcome"], found["steps_by_rank"], found["engines"]) == (Outcome.OK, [12, 12], ["lightning"])
+    assert (found["backwards_per_step"], found["samples_per_step"]) == (2, 16)
+    for rank in range(2):
+        assert seen(trace, rank)[:11] == pytest.approx(told(tmp_path, rank)[:11], rel=1e-6)
+
+
 def test_the_trainer_of_transformers_with_padded_rows(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("accelerate")

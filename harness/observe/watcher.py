@@ -21,8 +21,8 @@ BEAT_S = 1.0
 """Between two signs of life of a training whose steps cannot be told, in s."""
 MEMORY_S = 0.05
 """Between two looks at the memory, in s: an allocator's statistics take longer than a step may be disturbed."""
-TIMED_EACH = 16
-"""One step in so many is timed for what the hooks take; the clock takes a good part of it."""
+TIMED_EACH, TIMED = 16, 8
+"""One step in so many is timed for what the hooks take, this one of them; the clock takes a good part of it."""
 WITHOUT_LEADER = 8
 """Calls of other optimizers after which one that does not step any more is replaced as the one that counts."""
 
@@ -45,14 +45,14 @@ def guarded(hook: Callable[..., None]) -> Callable[..., None]:
     def run(self: Watcher, *args: Any) -> None:
         if self.broken:
             return
-        begun = 0 if self.number % TIMED_EACH else time.thread_time_ns()
+        begun = time.thread_time_ns() if self.number % TIMED_EACH == TIMED else 0
         try:
             hook(self, *args)
         except Exception:
             self.broken = True
             complain()
         if begun:
-            self.spent_ns += (time.thread_time_ns() - begun) * TIMED_EACH
+            self.spent_ns += time.thread_time_ns() - begun
 
     return run
 
@@ -74,7 +74,7 @@ class Watcher:
         self.communication = int(settings.get("communication", 0))
         self.memory = readings.Memory()
         self.broken = False
-        self.spent_ns = self.number = 0
+        self.spent_ns = self.timed = self.number = 0
         self.engine: Callable[[], Any] | None = None
         """The engine that divides losses itself, weakly."""
         self.given: list[tuple[Any, float]] | None = None
@@ -283,6 +283,7 @@ class Watcher:
         step, self.step = self.step, Step()
         step.number, step.seconds = self.number, step.end - self.last_end
         self.last_end = step.end
+        self.timed += self.number % TIMED_EACH == TIMED
         self.number += 1
         self.waiting.append(step)
         self._report()
@@ -342,7 +343,7 @@ class Watcher:
             "done",
             stop=stop,
             **self.memory.peaks(self.device),
-            hooks_s=self.spent_ns / 1e9,
+            hooks_s=self.spent_ns / 1e9 / self.timed if self.timed else None,
             optimizers=sorted({name for name, _ in self.optimizers.values()}),
             engines=engines.seen(),
             shapes=self.shapes,

@@ -101,9 +101,7 @@ def _seen(trace: ScriptTrace) -> dict[str, Any]:
         "backwards_per_step": _usual(event["backwards"] for event in steps),
         "skipped_steps": sum(bool(event.get("skipped")) for event in trace.readers[0].all("step")) if done else None,
         "steps_by_rank": [len(reader.all("step")) for reader in trace.readers],
-        "hooks_s_per_step": max((event["hooks_s"] for event in done), default=0.0) * len(done) / len(steps)
-        if steps and done
-        else None,
+        "hooks_s_per_step": max((event["hooks_s"] for event in done if event["hooks_s"]), default=None),
         "losses": summary.curve(trace).loss,
     }
 

@@ -93,9 +93,10 @@ def _nobody(trace: ScriptTrace, limit: float) -> bool:
     """Whether too much time has passed without a process that trains."""
     if time.monotonic() - trace.started <= limit:
         return False
-    trace.stopped, trace.stopped_reason = (
-        "hang",
-        f"no process below the command showed within {limit:g} s that it trains",
+    trace.stopped = "hang"
+    trace.stopped_reason = (
+        f"no process below the command showed within {limit:g} s that it trains: none joined a process group or ran a "
+        "backward pass, or its interpreter leaves PYTHONPATH aside (-I, -E)"
     )
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,10 @@ def register(app: typer.Typer) -> None:
 
 def watch(
     command: Annotated[list[str] | None, typer.Argument(help="The script's command, after --.")] = None,
+    knobs: Annotated[
+        Path | None, typer.Option(help="TOML file that says where knobs go, and may have the command.")
+    ] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="A knob's value, NAME=VALUE; may be repeated.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to measure; without it until known.", min=1)] = None,
     time: Annotated[str, typer.Option(help="Budget of the measured steps, such as 10s.")] = "10s",
     precision_target: Annotated[str, typer.Option(help="They end when their interval is this narrow.")] = "1%",
@@ -34,6 +39,7 @@ def watch(
 
         return watch_commands.watch(
             command or [],
+            knobs=(knobs, set or []),
             steps=steps,
             budget=time,
             precision=precision_target,

@@ -7,9 +7,14 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.guarded import NOTHING_SUCCEEDED
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.scripts.knobs_file import KnobsFile
+    from strategies.knob import Setting
 
 FIRST = 4
 """Losses that are shown, as many of the end."""
@@ -20,6 +25,7 @@ LINES = 12
 def watch(
     command: Sequence[str],
     *,
+    knobs: tuple[Path | None, Sequence[str]] = (None, ()),
     steps: int | None,
     budget: str,
     precision: str,
@@ -37,30 +43,38 @@ def watch(
     from harness.launchers.job import Deadlines, Measurement
     from harness.launchers.script import ScriptJob, check
     from harness.observe.injection import Settings
+    from harness.scripts.rendering import Rendered, render
     from harness.store.records import Outcome
     from harness.sweeps.config import parse_duration, parse_share
     from harness.trial.folder import temporary_folder
     from harness.trial.script_summary import columns
     from harness.trial.scripted import follow_script
 
-    workdir = Path.cwd()
-    check(command, workdir)
+    file, pairs = knobs
+    script, plan = _script(file, pairs, command)
+    if script is None:
+        check(command, Path.cwd())
     seconds, share = parse_duration(budget), parse_share(precision, "precision target")
     measurement = Measurement(warmup_steps=warmup_steps, seconds=seconds, precision=share)
     if steps is not None:
         measurement = Measurement(warmup_steps=warmup_steps, min_steps=steps, max_steps=steps, seconds=float("inf"))
     start, step = (parse_duration(text) for text in deadlines)
     with temporary_folder() as folder:
+        rendered = Rendered(tuple(command), {}) if script is None else render(script, plan, _below(folder))
+        workdir = Path.cwd() if script is None else script.workdir
+        check(rendered.command, workdir)
         job = ScriptJob(
             folder=folder,
-            command=tuple(command),
+            command=rendered.command,
             workdir=workdir,
+            environment=rendered.environment,
             measurement=measurement,
             observed=Settings(warmup_steps=warmup_steps),
         )
-        print(f"command   {shlex.join(command)}", file=sys.stderr, flush=True)
+        print(f"command   {shlex.join(rendered.command)}", file=sys.stderr, flush=True)
         trace = follow_script(job, Deadlines(start=start, step=step))
-        found = columns(trace)
+        found = columns(trace, None if script is None else script.batch(plan, len(trace.readers)))
+        found["plan"] = plan or None
     if found["outcome"] is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
     if as_json:
@@ -68,6 +82,32 @@ def watch(
     else:
         print("\n".join(lines(found)))
     return 0 if found["outcome"] is Outcome.OK else NOTHING_SUCCEEDED
+
+
+def _script(
+    file: Path | None, pairs: Sequence[str], command: Sequence[str]
+) -> tuple[KnobsFile | None, dict[str, Setting]]:
+    """The script of a knobs file and the plan that is asked for; a command on the command line wins over the file's."""
+    from harness.plan import parse_settings
+    from harness.scripts.knobs_file import read
+
+    if file is None:
+        if pairs:
+            raise InputError("--set needs --knobs, the file that says where a knob goes")
+        return None, {}
+    script = read(file, shlex.join(command) if command else None)
+    plan = script.plan(parse_settings(pairs, [each.knob for each in script.knobs.values() if each.knob]))
+    reason = script.why_not(plan)
+    if reason is not None:
+        raise InputError(f"this plan is not to be run: {reason}")
+    return script, plan
+
+
+def _below(folder: Path) -> Path:
+    """Where what belongs to the script lies in a trial's folder; it goes with it."""
+    below = folder / "script"
+    below.mkdir()
+    return below
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

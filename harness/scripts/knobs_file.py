@@ -103,6 +103,12 @@ class KnobsFile:
                     raise InputError(f"{name} must be {each.knob.describe()}, but got {plan[name]!r}")
         return plan
 
+    def batch(self, plan: Settings, world_size: int) -> dict[str, float]:
+        """What the file says of a step of all ranks: samples_per_step and tokens_per_step, where it says it."""
+        given = {"samples_per_step": self.samples_per_step, "tokens_per_step": self.tokens_per_step}
+        names = {**plan, "world_size": world_size}
+        return {name: float(each.value(names)) for name, each in given.items() if each is not None}
+
     def why_not(self, plan: Settings) -> str | None:
         """Why a plan is not to be run, in one sentence; None if nothing speaks against it."""
         for each in self.require:

@@ -18,11 +18,15 @@ USUAL_SHARE = 0.8
 """Share of the window's steps that must hold as many samples as most do, or a step has no number of samples."""
 
 
-def columns(trace: ScriptTrace) -> dict[str, Any]:
+def columns(trace: ScriptTrace, given: Mapping[str, float] | None = None) -> dict[str, Any]:
     """One launch: `outcome` with its reason, everything that was measured, and what was recognised.
 
     `samples_per_step` and `tokens_per_step` are of all ranks together, from what the data loaders gave or the script
     said; where they are None, `samples_from` says why. Rates have an interval of 95 %, from that of the median step.
+
+    Args:
+        trace: of the launch.
+        given: `samples_per_step` and `tokens_per_step` where they are known from elsewhere.
     """
     ending = script_ending(trace)
     found: dict[str, Any] = {
@@ -37,6 +41,7 @@ def columns(trace: ScriptTrace) -> dict[str, Any]:
         **(summary.measured(trace) if trace.readers else {}),
         "stop": trace.stop,
         **_batch(trace),
+        **(dict(given, samples_from="given") if given else {}),
         **_seen(trace),
         "observer_trouble": trace.troubles[-KEPT:] or None,
     }

@@ -46,6 +46,43 @@ def test_a_script_is_measured_and_told_of(tmp_path: Path, capsys: pytest.Capture
     assert printed[5].endswith("; 24 a step")
 
 
+KNOBS = """
+command = "{python} {case}.py {trial_dir} {case} 6"
+samples_per_step = "4 * micro"
+require = [{ that = "micro < 3", because = "three is too many" }]
+[knobs.micro]
+values = [1, 2, 3]
+[knobs.case]
+value = "'accumulates' if micro == 2 else 'plain'"
+"""
+
+
+@pytest.mark.parametrize(
+    ("knobs", "pairs", "message"),
+    [
+        (True, ["micro=3"], "this plan is not to be run: three is too many"),
+        (True, ["micro=4"], "micro must be one of 1, 2, 3"),
+        (True, ["macro=1"], "unknown knob 'macro': did you mean 'micro'"),
+        (False, ["micro=1"], "--set needs --knobs"),
+    ],
+)
+def test_a_plan_that_cannot_be_run_is_a_sentence(tmp_path: Path, knobs: bool, pairs: list[str], message: str) -> None:
+    (tmp_path / "knobs.toml").write_text(KNOBS)
+    with pytest.raises(InputError, match=message):
+        asked([], knobs=(tmp_path / "knobs.toml" if knobs else None, pairs))
+
+
+@pytest.mark.slow
+@pytest.mark.launching
+def test_a_plan_of_a_knobs_file_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "knobs.toml").write_text(KNOBS.replace("{case}.py", str(SCRIPT)).replace(" 6", ""))
+    assert asked([], knobs=(tmp_path / "knobs.toml", ["micro=2"])) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith(f"command   {sys.executable} {SCRIPT} /")  # shown before it is started
+    assert said.err.endswith("/script accumulates\n")
+    assert "; 8 a step" in said.out
+
+
 @pytest.mark.slow
 @pytest.mark.launching
 def test_a_script_that_fails_ends_the_command_with_1(tmp_path: Path) -> None:

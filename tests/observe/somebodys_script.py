@@ -25,8 +25,10 @@ def main() -> None:
         dist.init_process_group("gloo")
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(0)
+    if case == "one sided" and rank == 1:
+        time.sleep(1000)
     model: torch.nn.Module = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
-    if dist.is_initialized():
+    if dist.is_initialized() and case != "one sided":
         model = DistributedDataParallel(model)
     data = torch.utils.data.TensorDataset(torch.arange(4096).reshape(-1, 2) % 50, torch.randn(2048, 1))
     loader = torch.utils.data.DataLoader(data, batch_size=8, num_workers=2 if case == "workers" else 0)

@@ -89,6 +89,13 @@ def test_a_rank_that_is_killed_comes_before_one_that_raises_because_of_it(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_rank_that_makes_no_step_while_another_makes_all(tmp_path: Path) -> None:
+    found, _ = watch(tmp_path, *TWO, str(SCRIPT), str(tmp_path), "one sided")
+    assert (found["outcome"], found["failed_rank"], found["steps_by_rank"]) == (Outcome.CRASH, 1, [12, 0])
+    assert found["outcome_reason"] == "rank 1 made no step, while rank 0 made 12"
+
+
+@pytest.mark.slow
 def test_a_rank_that_hangs_says_where(tmp_path: Path) -> None:
     endless = Measurement(min_steps=10**5, max_steps=10**6)
     found, _ = watch(tmp_path, *TWO, str(SCRIPT), str(tmp_path), "hangs", measurement=endless, step=5.0)

@@ -26,9 +26,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("harness.predict",),
     ("harness.rank", "harness.report"),
     ("harness.search", "harness.launchers"),
-    ("harness.workloads", "harness.store"),
+    ("harness.scripts", "harness.workloads", "harness.store"),
     ("harness.plan", "harness.machine"),
-    ("harness.errors", "harness.labels", "harness.statistics", "harness.version", "strategies"),
+    ("harness.errors", "harness.labels", "harness.observe", "harness.statistics", "harness.version", "strategies"),
 )
 """From the top floor down. A room may import the rooms of the floors below it, none above it and none beside it."""
 DOORS = {"harness", "harness.__main__"}
@@ -51,7 +51,17 @@ MODULES = {module_name(path): path for path in FILES}
 
 def imports(path: Path) -> set[str]:
     """Modules that a file imports when it runs, in functions too; those for type checkers alone are left out."""
-    return {name for s in statements(ast.parse(path.read_text()), types=False) for name in names(s, MODULES)}
+    tree = absolute(ast.parse(path.read_text()), module_name(path), path.name == "__init__.py")
+    return {name for s in statements(tree, types=False) for name in names(s, MODULES)}
+
+
+def absolute(tree: ast.AST, module: str, is_package: bool) -> ast.AST:
+    """With relative imports as what they mean."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            package = module.split(".")[: len(module.split(".")) - node.level + is_package]
+            node.module, node.level = ".".join([*package, *([node.module] if node.module else [])]), 0
+    return tree
 
 
 def statements(tree: ast.AST, *, types: bool) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -75,7 +85,8 @@ def graph(sources: Mapping[str, str]) -> Graph:
     """Every arrow between these modules: imports anywhere, for type checkers too, and modules named in strings."""
     found = {}
     for module, source in sources.items():
-        tree = ast.parse(source)
+        is_package = any(other.startswith(f"{module}.") for other in sources)
+        tree = absolute(ast.parse(source), module, is_package)
         known = {name for s in statements(tree, types=True) for name in names(s, sources)}
         strings = {
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
@@ -163,6 +174,11 @@ def test_an_arrow_to_the_room_beside_it_is_seen() -> None:
     assert upward(graph(sources)) == {"harness.rank.main -> harness.report.page"}
 
 
+def test_a_relative_import_is_an_arrow_like_others() -> None:
+    sources = {"harness.observe": "", "harness.observe.entry": "from . import watcher", "harness.observe.watcher": ""}
+    assert graph(sources)["harness.observe.entry"] == {"harness.observe.watcher"}
+
+
 def test_a_circle_of_files_is_seen_within_a_room_too() -> None:
     sources = {"strategies.a": "import strategies.b", "strategies.b": "from strategies import c"}
     assert circles(graph(sources | {"strategies.c": "import strategies.a", "strategies.d": "import strategies.a"})) == [
@@ -241,6 +257,12 @@ def within(*prefixes: str) -> set[str]:
     return {name for name in MODULES if name.startswith(prefixes)}
 
 
+def test_what_is_injected_knows_torch_the_standard_library_and_itself() -> None:
+    watching = within("harness.observe") - {"harness.observe.injection"}  # which stays with whoever watches
+    assert packages(watching) - set(sys.stdlib_module_names) <= {"torch", "harness"}
+    assert all(name.startswith("harness.observe") for module in watching for name in ARROWS[module])
+
+
 def test_search_alone_knows_optuna() -> None:
     knowing = {name for name, path in MODULES.items() if any(i.partition(".")[0] == "optuna" for i in imports(path))}
     assert knowing
@@ -299,6 +321,7 @@ def test_closed_forms_need_neither_torch_nor_tables() -> None:
         "harness.sweeps.config",
         "harness.workloads",
         "harness.launchers.local",
+        "harness.observe.entry",
         "harness.rank",
     ],
 )

@@ -13,6 +13,7 @@ import typer
 from harness.cli import commands
 from harness.cli import nightly as cli_nightly
 from harness.cli import predict as cli_predict
+from harness.cli import watch as cli_watch
 from harness.cli.guarded import guarded
 from harness.cli.helping import LONG, MEASURE, RESULTS, SEARCH, TRAIN, Commands, Grouped
 from harness.errors import InputError
@@ -33,6 +34,7 @@ store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look 
 app.add_typer(store_app, name="store")
 app.add_typer(cli_nightly.app, name="nightly")
 cli_predict.register(app)
+cli_watch.register(app)
 
 _train = partial(typer.Option, rich_help_panel=TRAIN)
 _search = partial(typer.Option, rich_help_panel=SEARCH)
@@ -228,7 +230,9 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 def main() -> NoReturn:
     """Entry point of `python -m harness` and of the console script."""
     surroundings.clear()  # before torch is imported, which would bind this process too
-    app([at_home(word) for word in sys.argv[1:]], prog_name="python -m harness")
+    words = sys.argv[1:]
+    ours = words.index(cli_watch.FENCE) if cli_watch.FENCE in words else len(words)
+    app([*map(at_home, words[:ours]), *words[ours:]], prog_name="python -m harness")
     sys.exit(0)
 
 

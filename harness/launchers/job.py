@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,19 +44,61 @@ class Deadlines:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Launch(ABC):
+    """What is the same of every trial, whatever its ranks run: how it is followed, judged and recorded."""
+
+    folder: Path
+    """Where each rank writes its events and output, and where they meet."""
+    memory_limit: int | None = None
+    """Bytes one rank may hold; on a device its allocator enforces it, on a CPU the parent watches."""
+    measurement: Measurement = field(default_factory=Measurement)
+
+    @property
+    @abstractmethod
+    def device_type(self) -> str:
+        """What the ranks compute on, "cpu" or a name of torch's."""
+
+    @property
+    @abstractmethod
+    def skips_infinite_gradients(self) -> bool:
+        """Whether an infinite gradient is no failure, because the step is then left out."""
+
+    @property
+    @abstractmethod
+    def tokens_per_step(self) -> int | None:
+        """Of all ranks together; None where they must be counted."""
+
+    def real_tokens(self, step: int) -> int | None:
+        """Those of a step that are no padding; None where none is, or nobody knows."""
+        return None
+
+    @property
+    def stacks_signal(self) -> int:
+        """What asks a rank to write the Python stack of each of its threads."""
+        return signal.SIGUSR1
+
+    @abstractmethod
+    def outputs(self) -> Sequence[Path]:
+        """Where what is printed goes: named pipes that the parent reads."""
+
+    def events_of(self, rank: int) -> Path:
+        """The file a rank appends its events to."""
+        return self.folder / f"rank{rank}.events"
+
+    def stacks_of(self, rank: int) -> Path:
+        """Where a rank writes the Python stack of each of its threads when the parent asks for them."""
+        return self.folder / f"rank{rank}.stacks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Launch):
     """One trial as its ranks see it."""
 
     workload: Workload
     plan: Plan
     facts: Facts
-    folder: Path
-    """Where each rank writes its events and output, and where they meet."""
     threads: int
     """CPU threads of each rank."""
-    memory_limit: int | None = None
-    """Bytes one rank may hold; on a device its allocator enforces it, on a CPU the parent watches."""
-    measurement: Measurement = field(default_factory=Measurement)
     profile: bool = False
     """Whether a warm-up step runs under torch.profiler."""
 
@@ -62,14 +107,24 @@ class Job:
         """Number of ranks."""
         return self.plan.world_size
 
-    def events_of(self, rank: int) -> Path:
-        """The file a rank appends its events to."""
-        return self.folder / f"rank{rank}.events"
+    @property
+    def device_type(self) -> str:
+        return self.facts.device_type
+
+    @property
+    def skips_infinite_gradients(self) -> bool:
+        return self.plan["precision"] == "fp16"
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.workload.tokens_per_step
+
+    def real_tokens(self, step: int) -> int | None:
+        return self.workload.real_tokens(step)
 
     def output_of(self, rank: int) -> Path:
         """Where a rank's standard output and error go: a named pipe that the parent reads."""
         return self.folder / f"rank{rank}.output"
 
-    def stacks_of(self, rank: int) -> Path:
-        """Where a rank writes the Python stack of each of its threads when the parent asks for them."""
-        return self.folder / f"rank{rank}.stacks"
+    def outputs(self) -> Sequence[Path]:
+        return [self.output_of(rank) for rank in range(self.world_size)]

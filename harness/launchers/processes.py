@@ -27,9 +27,9 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def die_first() -> None:
-    """Have the kernel choose this process, not who watches it, when memory runs out (Linux)."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+def die_first(pid: int | None = None) -> None:
+    """Have the kernel choose this process, or another, not who watches it, when memory runs out (Linux)."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid or 'self'}/oom_score_adj", "w") as file:
         file.write("1000")
 
 

@@ -55,7 +55,7 @@ def _running(trace: Trace) -> list[int]:
 
 
 def _not_finite(trace: Trace) -> Ending | None:
-    scaled = trace.job.plan["precision"] == "fp16"  # there an infinite gradient only skips a step
+    scaled = trace.job.skips_infinite_gradients  # there an infinite gradient only skips a step
     for rank, reader in enumerate(trace.readers):
         for event in reader.all("step"):
             for name in ("loss",) if scaled else ("loss", "grad_norm"):

@@ -7,10 +7,11 @@ import fcntl
 import os
 import selectors
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.launchers.job import Job
+from harness.launchers.job import Launch
 
 KEPT = 16 << 10
 """Bytes that are kept of the beginning of a rank's output, and as many of its end."""
@@ -41,16 +42,16 @@ class Kept:
 
 
 class Outputs:
-    """A named pipe for the output of each rank, and a thread that empties them. A context manager.
+    """A named pipe for each rank's output, or for a command's, and a thread that empties them. A context manager.
 
     A pipe holds little, so a rank that prints without end is slowed down to what the thread can read and fills
     neither disk nor memory; a file, looked at as often as the parent looks, would grow by gigabytes between two looks.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.kept = [Kept() for _ in range(job.world_size)]
-        """One for each rank; complete when the context is left."""
-        self._job = job
+    def __init__(self, job: Launch) -> None:
+        self._paths = job.outputs()
+        self.kept = [Kept() for _ in self._paths]
+        """One for each pipe; complete when the context is left."""
         self._selector = selectors.DefaultSelector()
         self._pipes: list[int] = []
         self._thread = threading.Thread(target=self._read, name="rank output", daemon=True)
@@ -61,8 +62,8 @@ class Outputs:
             self._asleep, self._wake = os.pipe()
             self._pipes += [self._asleep, self._wake]
             self._selector.register(self._asleep, selectors.EVENT_READ)
-            for rank, kept in enumerate(self.kept):
-                self._selector.register(self._open(rank), selectors.EVENT_READ, kept)
+            for path, kept in zip(self._paths, self.kept, strict=True):
+                self._selector.register(self._open(path), selectors.EVENT_READ, kept)
             self._thread.start()
             undo.pop_all()
         return self
@@ -72,8 +73,7 @@ class Outputs:
         self._thread.join()
         self._close()
 
-    def _open(self, rank: int) -> int:
-        path = self._job.output_of(rank)
+    def _open(self, path: Path) -> int:
         os.mkfifo(path, 0o600)
         # Open for writing too: there is always a writer then, and the pipe never reports that its last one has left.
         pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)

@@ -151,7 +151,7 @@ class Runner:
 
     def _after_a_kill(self, trace: Trace, seen: load.Seen) -> None:
         """Leave the devices to the next trial as this one found them."""
-        killed = trace.stopped is not None or len(trace.exits) < trace.job.world_size
+        killed = trace.stopped is not None or len(trace.exits) < len(trace.readers)
         if self.devices and killed and not load.wait_until_free(self.devices, seen.before) and trace.unending:
             raise MeasurementError(
                 f"ranks of a trial cannot be ended (process {', '.join(map(str, trace.unending))}) and hold memory of "

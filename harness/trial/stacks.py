@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Mapping
 
-from harness.launchers.job import Job
+from harness.launchers.job import Launch
 
 PATIENCE = 1.0
 """How long a rank may take to write its stacks, in s; a stopped process never does."""
@@ -16,7 +15,7 @@ LOOK = 0.02
 """Between two looks at what was written, in s."""
 
 
-def collect(job: Job, pids: Mapping[int, int]) -> dict[int, str]:
+def collect(job: Launch, pids: Mapping[int, int]) -> dict[int, str]:
     """Have ranks write their stacks, and read them: rank -> text; a rank that writes nothing is missing.
 
     Args:
@@ -25,7 +24,7 @@ def collect(job: Job, pids: Mapping[int, int]) -> dict[int, str]:
     """
     for pid in pids.values():
         with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-            os.kill(pid, signal.SIGUSR1)
+            os.kill(pid, job.stacks_signal)
     end, before = time.monotonic() + PATIENCE, dict.fromkeys(pids, "")
     while time.monotonic() < end:
         found = {rank: _read(job, rank) for rank in pids}
@@ -36,7 +35,7 @@ def collect(job: Job, pids: Mapping[int, int]) -> dict[int, str]:
     return {rank: text for rank, text in before.items() if text}
 
 
-def _read(job: Job, rank: int) -> str:
+def _read(job: Launch, rank: int) -> str:
     try:
         return job.stacks_of(rank).read_text(errors="replace")
     except FileNotFoundError:  # it did not come that far

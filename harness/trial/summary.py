@@ -64,22 +64,22 @@ def measured(trace: Trace) -> dict[str, Any]:
 
 def step_rows(trial_id: str, trace: Trace) -> list[dict[str, Any]]:
     """One row for each step and rank. What the window found to be warm-up still is marked so."""
-    tokens = trace.job.workload.tokens_per_step
+    tokens = trace.job.tokens_per_step
     kept = ("step", "phase", "step_time_s", "loss", "grad_norm", "accuracy", "memory_bytes")
     rows = [
         {"trial_id": trial_id, "rank": rank, "tokens": tokens, **{name: event[name] for name in kept}}
         for rank, reader in enumerate(trace.readers)
         for event in reader.all("step")
     ]
-    window = _window(trace)
-    early = set(sorted(window)[: statistics.warmup_length(list(window.values()))])
+    steps = window(trace)
+    early = set(sorted(steps)[: statistics.warmup_length(list(steps.values()))])
     for row in rows:
         if row["step"] in early:
             row["phase"] = "warmup"
     return rows
 
 
-def _window(trace: Trace) -> dict[int, float]:
+def window(trace: Trace) -> dict[int, float]:
     """Step of the window -> its time on the rank that was slowest in it, in s."""
     by_rank = [{e["step"]: e["step_time_s"] for e in r.all("step") if e["phase"] == "measure"} for r in trace.readers]
     common = set.intersection(*map(set, by_rank)) if by_rank else set()
@@ -87,21 +87,21 @@ def _window(trace: Trace) -> dict[int, float]:
 
 
 def _steps(trace: Trace) -> dict[str, Any]:
-    by_step = _window(trace)
-    window = list(by_step.values())
-    warmup = statistics.warmup_length(window)
-    times = window[warmup:]
+    by_step = window(trace)
+    all_times = list(by_step.values())
+    warmup = statistics.warmup_length(all_times)
+    times = all_times[warmup:]
     if not times:
         return {}
     low, high = statistics.median_interval(times)
-    middle, tokens = statistics.median(times), trace.job.workload.tokens_per_step
-    real = _mean([trace.job.workload.real_tokens(step) for step in list(by_step)[warmup:]])
+    middle, tokens = statistics.median(times), trace.job.tokens_per_step
+    real = _mean([trace.job.real_tokens(step) for step in list(by_step)[warmup:]])
     done = trace.readers[0].last("done") or {}
     return {
         "step_time_s": middle,
-        "tokens_per_s": tokens / middle,
-        "tokens_per_s_low": tokens / high,
-        "tokens_per_s_high": tokens / low,
+        "tokens_per_s": None if tokens is None else tokens / middle,
+        "tokens_per_s_low": None if tokens is None else tokens / high,
+        "tokens_per_s_high": None if tokens is None else tokens / low,
         "real_tokens_per_s": None if real is None else real / middle,
         "measured_steps": len(times),
         "warmup_steps": trace.job.measurement.warmup_steps + warmup,
@@ -180,7 +180,7 @@ def interference(trace: Trace) -> dict[str, Any]:
 
 def window_tokens(trace: Trace) -> int:
     """Tokens of every step of the window, those included that do not count."""
-    return len(_window(trace)) * trace.job.workload.tokens_per_step
+    return len(window(trace)) * (trace.job.tokens_per_step or 0)
 
 
 def _last(trace: Trace, kind: str) -> list[Event]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from harness.launchers.events import EventReader
-from harness.launchers.job import Deadlines, Job
+from harness.launchers.job import Deadlines, Job, Launch
 from harness.launchers.launcher import Launcher, RankExit, Ranks
 from harness.launchers.processes import alive
 from harness.machine.cgroups import available_bytes
@@ -34,7 +34,7 @@ begins to swap, and then to kill."""
 class Trace:
     """Everything known of a trial when its last rank has ended."""
 
-    job: Job
+    job: Launch
     started: float
     """Monotonic time of the launch, in s."""
     ended: float = 0.0
@@ -44,7 +44,7 @@ class Trace:
     exits: list[RankExit] = field(default_factory=list)
     """In the order in which they were seen; ranks killed by the parent are not among them."""
     stopped: str | None = None
-    """Why the parent ended the trial: "hang", "oom_host", "interrupted" or None."""
+    """Why the parent ended the trial: "hang", "oom_host", "interrupted", of a script "crash" too, or None."""
     stopped_reason: str | None = None
     """One sentence."""
     stopped_rank: int | None = None
@@ -94,15 +94,15 @@ def follow(
     Raises:
         MeasurementError: no process can be started here.
     """
-    oom_before = _kernel_oom_kills()
+    oom_before = kernel_oom_kills()
     readers = [EventReader(job.events_of(rank)) for rank in range(job.world_size)]
     trace = Trace(job, time.monotonic(), readers=readers)
-    watch = _Watch(trace, deadlines, on_step, memory_floor)
-    limit = job.memory_limit if job.facts.device_type == "cpu" else None
+    watch = Watch(trace, deadlines, on_step, memory_floor)
+    limit = job.memory_limit if job.device_type == "cpu" else None
     outputs = Outputs(job)
     with outputs, RankGroups(limit) as groups:
         try:
-            _run(launcher, watch, groups)
+            _run(launcher, job, watch, groups)
         except KeyboardInterrupt:
             trace.stopped, trace.stopped_reason = "interrupted", "the sweep was interrupted"
         trace.ended = time.monotonic()
@@ -110,14 +110,14 @@ def follow(
     for reader in trace.readers:
         reader.poll()
     trace.outputs = [kept.text() for kept in outputs.kept]
-    trace.kernel_oom_kills = _kernel_oom_kills() - oom_before
+    trace.kernel_oom_kills = kernel_oom_kills() - oom_before
     return trace
 
 
-def _run(launcher: Launcher, watch: _Watch, groups: RankGroups) -> None:
+def _run(launcher: Launcher, job: Job, watch: Watch, groups: RankGroups) -> None:
     """Start the ranks and stay until all are gone."""
     trace = watch.trace
-    ranks = launcher.start(trace.job, train)
+    ranks = launcher.start(job, train)
     try:
         groups.add(ranks.pids())
         while ranks.running:
@@ -125,14 +125,15 @@ def _run(launcher: Launcher, watch: _Watch, groups: RankGroups) -> None:
             trace.exits += ended
             trace.exited_at |= dict.fromkeys((each.rank for each in ended), time.monotonic())
             if watch.must_stop(ranks.pids()):
-                _end(ranks, trace)
+                end(ranks, trace)
     finally:
         if ranks.running:
-            _end(ranks, trace)
+            end(ranks, trace)
         ranks.kill()
 
 
-def _end(ranks: Ranks, trace: Trace) -> None:
+def end(ranks: Ranks, trace: Trace) -> None:
+    """End the ranks that run; of those that hang, keep where."""
     pids = ranks.pids()
     if trace.stopped == "hang":
         trace.stacks = stacks.collect(trace.job, pids)
@@ -140,7 +141,7 @@ def _end(ranks: Ranks, trace: Trace) -> None:
     trace.unending = tuple(pid for pid in pids.values() if alive(pid))
 
 
-class _Watch:
+class Watch:
     """Decides when a trial must be ended from outside."""
 
     def __init__(
@@ -151,7 +152,7 @@ class _Watch:
         self.memory_floor = memory_floor if memory_floor is not None else _floor(self.memory_at_start)
         self.start = deadlines.compiling if compiles(trace.job) else deadlines.start
         """How long the first step of a rank may take to come, in s."""
-        self.last_sign = [trace.started] * trace.job.world_size
+        self.last_sign = [trace.started] * len(trace.readers)
         self.failed_at: float | None = None
         self.steps = 0
         self.tick = TICK
@@ -200,7 +201,7 @@ class _Watch:
 
     def _holds_too_much(self, pids: dict[int, int]) -> bool:
         limit = self.trace.job.memory_limit
-        if limit is None or self.trace.job.facts.device_type != "cpu":
+        if limit is None or self.trace.job.device_type != "cpu":
             return False
         for rank, held in self._held(pids).items():
             if self.trace.readers[rank].last("phase") and held > limit:
@@ -239,8 +240,10 @@ class _Watch:
         self.trace.stopped, self.trace.stopped_reason, self.trace.stopped_rank = outcome, reason, rank
 
 
-def compiles(job: Job) -> bool:
+def compiles(job: Launch) -> bool:
     """Whether a job's first step compiles kernels, which takes minutes where none are kept from an earlier one."""
+    if not isinstance(job, Job):
+        return False
     on_device = job.facts.device_type != "cpu" and job.plan.get("quantization", "none") not in ("none", "float8")
     return bool(job.plan.get("compile")) or on_device
 
@@ -274,7 +277,8 @@ def _floor(available: int) -> int:
     return min(max(int(FLOOR_SHARE * available), FLOOR), available // 2)
 
 
-def _kernel_oom_kills() -> int:
+def kernel_oom_kills() -> int:
+    """Processes that the kernel's out-of-memory killer has ended on this machine since it was started."""
     with contextlib.suppress(OSError), open("/proc/vmstat") as file:
         for line in file:
             if line.startswith("oom_kill "):

@@ -204,7 +204,7 @@ def test_the_kernels_kills_are_counted_from_the_launch_on(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = SimpleNamespace(kills=5)
-    monkeypatch.setattr(supervise, "_kernel_oom_kills", lambda: counter.kills)
+    monkeypatch.setattr(supervise, "kernel_oom_kills", lambda: counter.kills)
 
     def play(ranks: FakeRanks) -> None:
         counter.kills = 7

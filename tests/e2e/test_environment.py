@@ -86,7 +86,7 @@ def test_a_full_folder_for_temporary_files_is_named_and_no_plan_is_blamed(tmp_pa
     [
         "mount -t tmpfs -o ro none /dev/shm",
         "ip link set lo up; ip addr del 127.0.0.1/8 dev lo",  # IPv6 alone is left
-        "mount -t tmpfs -o ro none tmp",
+        pytest.param("mount -t tmpfs -o ro none tmp", marks=pytest.mark.slow),
     ],
 )
 def test_a_sweep_does_without(missing: str, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_results_may_lie_on_another_file_system_than_temporary_files(tmp_path: P
         subprocess.run(["rm", "-r", str(other)], check=True)
 
 
-@pytest.mark.parametrize("files", [10, 14, 18])
+@pytest.mark.parametrize("files", [14, *(pytest.param(files, marks=pytest.mark.slow) for files in (10, 18))])
 def test_too_few_open_files_are_named(files: int, tmp_path: Path) -> None:
     ended = subprocess.run(
         [*COMMAND, "--trials", "2"],

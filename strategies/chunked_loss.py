@@ -71,7 +71,7 @@ class ChunkedLoss(Strategy):
         for part in training.parts:
             if holds(part, name):
                 head = part.get_submodule(name)
-                head.forward = _passed  # type: ignore[method-assign, assignment]
+                head.forward = _passed
                 training.loss = _InChunks(training, head, training.loss)
                 training.outputs = training.facts.model.stream
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from harness.predict.trace import worst_rank
 from harness.workloads import create
 from harness.workloads.workload import Workload
 from tests.contracts.test_strategies import Settings
 from tests.families import FAMILIES, written
-from tests.tiny import Laboratory, why_not
+from tests.tiny import Laboratory, facts, plan, why_not
 
 pytest.importorskip("transformers")
 
@@ -111,3 +112,45 @@ def test_adapters_begin_where_the_model_without_them_does(family: str, folder: P
     base, other = (laboratory.run(way, workload(family, folder, fields)) for fields in ("", ",lora=4"))
     assert base["loss_first"] == other["loss_first"]
     assert other["memory_optimizer_bytes"] < base["memory_optimizer_bytes"] / 2
+
+
+def in_4_bits() -> Iterator[Any]:
+    """Each kind of keeping what is not trained; most of them only with --slow."""
+    for name in ("ddp", "zero1-torch", "zero2", "fsdp2", "zero3", "pp", "checkpoint", "pp-zero3", "bf16"):
+        yield pytest.param(name, marks=[] if name in ("zero3", "pp") else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("name", in_4_bits())
+def test_a_base_in_4_bits_follows_one_process_with_the_same(name: str, folder: Path, laboratory: Laboratory) -> None:
+    pytest.importorskip("peft")
+    more: dict[str, Settings] = {
+        "zero1-torch": {"dp": 2, "data_parallel": "zero1", "zero1_impl": "torch"},
+        "fsdp2": {"dp": 2, "data_parallel": "zero2", "zero2_impl": "fsdp2"},
+        "pp-zero3": {"pp": 2, "dp": 2, "data_parallel": "zero3"},
+        "bf16": {"dp": 2, "data_parallel": "zero3", "precision": "bf16_params"},
+    }
+    made, way = workload("llama", folder, ",lora=4,load=4bit"), {"micro_batch_size": 2, **{**PLANS, **more}[name]}
+    assert why_not(way, made) is None
+    row = laboratory.follows(way, made)
+    assert row["numerics_max_rel_error"] <= EXACT or name == "bf16"
+    if name == "zero3":  # the bytes are divided as well, and predicted
+        tried = plan(way)
+        traced = worst_rank(made, tried, facts(made, tried.world_size)).memory
+        assert traced["params"] == row["memory_params_bytes"]
+        assert row["memory_params_bytes"] < 0.6 * (
+            4 * (made.facts().parameters - made.facts().quantized) + made.facts().quantized_bytes
+        )
+
+
+def test_a_base_in_4_bits_is_not_cut_by_tensor_parallelism(folder: Path) -> None:
+    pytest.importorskip("peft")
+    made = workload("llama", folder, ",lora=4,load=4bit")
+    assert why_not(PLANS["tp"], made) == (
+        f"{made.name} keeps matrices in blocks of 4 bits, which tensor parallelism would cut through"
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
+def test_another_attention_follows_the_usual_one(family: str, folder: Path, laboratory: Laboratory) -> None:
+    made = workload(family, folder)
+    assert laboratory.follows({"micro_batch_size": 2, "attention": "eager"}, made)["numerics_max_rel_error"] <= EXACT

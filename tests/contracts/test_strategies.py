@@ -57,6 +57,8 @@ def pairs() -> Iterator[Any]:
         if one.slot is other.slot:
             continue
         ours, theirs = ways(one), ways(other)
+        if not (ours and theirs):  # a model does not offer it
+            continue
         needed = {(i % len(ours), i % len(theirs)) for i in range(max(len(ours), len(theirs)))}
         for (i, a), (j, b) in product(enumerate(ours), enumerate(theirs)):
             yield case({**a, **b}, slow=(i, j) not in needed or "compile" in (one.name, other.name))

@@ -164,6 +164,9 @@ def test_facts_are_those_of_the_configuration(tmp_path: Path) -> None:
     assert (facts.stem, facts.stream, facts.outputs) == (("model.embed_tokens",), (32, 48), (32, VOCABULARY))
     assert facts.tensor_parallel["model.layers.0.self_attn.k_proj"] is Split.COLUMN_HEADS
     assert facts.tensor_parallel["lm_head"] is Split.VOCAB
+    assert (facts.head, facts.attention[:2]) == ("lm_head", ("sdpa", "eager"))
+    heads = {family: made(tmp_path, family).facts().head for family in ("gpt2", "bart", "bert")}
+    assert heads == {"gpt2": "lm_head", "bart": "", "bert": ""}  # a buffer is added, and classes are no tokens
     assert facts.sequence_parallel
     # 6 FLOPs a token for each weight of the products, and 12 L D a block for attention over all pairs of tokens.
     matrices = 5 * (48 * 48 * 2 + 2 * 48 * 16 + 3 * 48 * 101) + 48 * VOCABULARY
@@ -336,6 +339,15 @@ def test_a_model_that_cannot_be_made_is_refused(name: str, content: str | None, 
         ("llama", ",weights=pretrained", {}, "has no weights in safetensors files"),
         ("llama", ",colour=red", {}, "unknown field of workload hf 'colour'"),
         ("llama", ",lora=4,lora_targets=nothing", {}, "lora_targets=nothing"),
+        ("llama", ",lora=4,load=8bit", {}, "load must be 4bit, but got '8bit'"),
+        ("llama", ",load=4bit", {}, "so that adapters are trained: add lora=16"),
+        ("mixtral", ",lora=4,load=4bit", {}, "but they are only "),
+        (
+            "llama",
+            ",blocks=1,lora=4,load=4bit",
+            {},
+            "of repeated blocks, of which llama-blocks1-load4bit-lora4 has none",
+        ),
         ("gpt2", "", {"seq_len": 65}, "a sample of 65 tokens is longer than the model's 64 positions"),
         ("llama", "", {"data": "d.txt"}, "has no tokenizer.json for the text of --data"),
         ("llama", "", {"data": "nowhere.txt", "tokenizer": "t"}, "the tokenizer file"),

@@ -20,7 +20,7 @@ from tests.tiny import Laboratory, facts, gpt, why_not
 
 Settings = dict[str, Setting]
 
-MORE: dict[str, list[Settings]] = {"precision": [{"precision": "fp16"}]}
+MORE: dict[str, list[Settings]] = {"precision": [{"precision": "fp16"}], "chunked_loss": [{"loss_chunks": 4}]}
 """Ways of using a strategy that no showcase shows."""
 
 DATA = [strategy for strategy in strategies.registry().values() if strategy.slot is Slot.DATA]

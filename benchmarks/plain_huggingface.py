@@ -149,12 +149,23 @@ def trainer(run: Run, strategy: str, window: Window) -> None:
                 sharded(self.accelerator, model)
                 self.is_fsdp_enabled = True
 
+        def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+            self.optimizer = run.adamw(run.groups(self.model))
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _rate(run))
+
+        def create_optimizer(self, model: Any = None) -> Any:
+            if self.optimizer is None:
+                self.create_optimizer_and_scheduler(0)
+            return self.optimizer
+
+        def create_scheduler(self, *_: Any, **__: Any) -> Any:
+            return self.lr_scheduler
+
         def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
             loss = super().training_step(*given, **named)
             window.losses.append(loss)
             return loss
 
-    optimizer = run.adamw(run.groups(model))
     with tempfile.TemporaryDirectory() as folder:
         given = transformers.TrainingArguments(
             folder, use_cpu=run.device.type == "cpu", ddp_find_unused_parameters=False,
@@ -163,9 +174,8 @@ def trainer(run: Run, strategy: str, window: Window) -> None:
             logging_strategy="no", save_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
             accelerator_config={"dispatch_batches": False, "split_batches": False},
         )  # fmt: skip
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(run))
         data = Stream(run, window.steps)
-        Seen(model, given, train_dataset=data, optimizers=(optimizer, scheduler), callbacks=[Timed()]).train()
+        Seen(model, given, train_dataset=data, callbacks=[Timed()]).train()
 
 
 def _micro(run: Run) -> int:

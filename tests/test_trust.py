@@ -51,13 +51,13 @@ def test_no_file_that_a_user_gives_can_run_code() -> None:
     # What a notebook passed is pickled and read again, but from this process's memory: see the next test.
     # YAML can name classes; the only file that knows it reads and writes plain values.
     assert sorted(found) == [
-        "documents.py imports yaml",
+        "key_paths.py imports yaml",
         "passed.py imports cloudpickle",
         "passed.py imports pickle",
     ]
-    (documents,) = [path for path in FILES if path.name == "documents.py"]
-    assert {name for owner, name, _ in calls(documents) if owner == "yaml"} == {"safe_load"}
-    assert "safe_dump" in documents.read_text()
+    (key_paths,) = [path for path in FILES if path.name == "key_paths.py"]
+    assert {name for owner, name, _ in calls(key_paths) if owner == "yaml"} == {"safe_load"}
+    assert "safe_dump" in key_paths.read_text()
 
 
 def test_what_was_passed_reaches_ranks_by_their_job_and_stands_in_no_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnknownNameError
-from harness.scripts import documents
+from harness.scripts import key_paths
 from harness.scripts.expressions import Expression, Value
 from harness.scripts.placeholders import BUILT_IN, names_in
 from strategies.knob import Choice, Knob, Range, Setting, Settings
@@ -285,9 +285,9 @@ def _check(found: KnobsFile) -> None:
             raise InputError(
                 f"the file {name} goes nowhere: the command has no placeholder {{{name}}} for its copy's path"
             )
-        content = documents.load(path)
+        content = key_paths.load(path)
         for target in (t for each in found.knobs.values() for t in each.into if t.file == name):
-            documents.put(content, target.path, None, str(path), new=target.new)
+            key_paths.put(content, target.path, None, str(path), new=target.new)
     if not found.workdir.is_dir():
         raise InputError(f"the command cannot run in {found.workdir}: there is no such folder")
 

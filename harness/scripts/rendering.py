@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.scripts import documents
+from harness.scripts import key_paths
 from harness.scripts.knobs_file import KnobsFile, text_of
 from harness.scripts.placeholders import fill, is_placeholder
 from strategies.knob import Settings
@@ -35,7 +35,7 @@ def render(script: KnobsFile, plan: Settings, folder: Path) -> Rendered:
     texts = {"trial_dir": str(folder), "port": str(_free_port()), "python": sys.executable}
     for name, source in script.files.items():
         copy = folder / f"{name}{source.suffix}"
-        documents.save(_changed(script, name, plan), copy)
+        key_paths.save(_changed(script, name, plan), copy)
         texts[name] = str(copy)
     knobs = {
         name: text_of(plan[name], each.written) if name in plan else each.absent for name, each in script.knobs.items()
@@ -54,15 +54,15 @@ def render(script: KnobsFile, plan: Settings, folder: Path) -> Rendered:
 
 def _changed(script: KnobsFile, name: str, plan: Settings) -> object:
     """A file's content with the plan's values."""
-    content = documents.load(script.files[name])
+    content = key_paths.load(script.files[name])
     for knob in script.knobs.values():
         for target in knob.into:
             if target.file != name:
                 continue
             if knob.name in plan:
-                documents.put(content, target.path, plan[knob.name], str(script.files[name]), new=target.new)
+                key_paths.put(content, target.path, plan[knob.name], str(script.files[name]), new=target.new)
             elif knob.remove_if_absent:
-                documents.drop(content, target.path)
+                key_paths.drop(content, target.path)
     return content
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import InputError
-from harness.scripts import documents
+from harness.scripts import key_paths
 
 scalars = st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.text(max_size=8)
 trees = st.recursive(
@@ -20,19 +20,19 @@ trees = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=5), trees, max_size=4))
 def test_what_is_written_as_toml_is_read_as_it_was(content: dict[str, object]) -> None:
-    assert tomllib.loads(documents.toml(content)) == content
+    assert tomllib.loads(key_paths.toml(content)) == content
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml", ".toml"])
 def test_a_copy_has_the_new_values_and_everything_else(tmp_path: Path, suffix: str) -> None:
     content = {"a": {"b": [1, {"c": "x"}]}, "d": 1.5, "e": "on"}
-    documents.save(content, tmp_path / f"one{suffix}")
-    loaded = documents.load(tmp_path / f"one{suffix}")
+    key_paths.save(content, tmp_path / f"one{suffix}")
+    loaded = key_paths.load(tmp_path / f"one{suffix}")
     assert loaded == content
-    documents.put(loaded, "a.b.1.c", True, "file")
-    documents.put(loaded, "new.key", 7, "file", new=True)
-    documents.drop(loaded, "d")
-    documents.drop(loaded, "not.there")
+    key_paths.put(loaded, "a.b.1.c", True, "file")
+    key_paths.put(loaded, "new.key", 7, "file", new=True)
+    key_paths.drop(loaded, "d")
+    key_paths.drop(loaded, "not.there")
     assert loaded == {"a": {"b": [1, {"c": True}]}, "e": "on", "new": {"key": 7}}
 
 
@@ -47,7 +47,7 @@ def test_a_copy_has_the_new_values_and_everything_else(tmp_path: Path, suffix: s
 )
 def test_a_key_path_that_a_file_lacks_is_named_with_what_is_there(path: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        documents.put({"a": {"b": [1]}}, path, 1, "ds.json")
+        key_paths.put({"a": {"b": [1]}}, path, 1, "ds.json")
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_a_key_path_that_a_file_lacks_is_named_with_what_is_there(path: str, mes
 def test_files_that_cannot_be_read_are_a_sentence(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
-        documents.load(tmp_path / name)
+        key_paths.load(tmp_path / name)

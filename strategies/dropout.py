@@ -60,6 +60,11 @@ def at(place: Place | None) -> Iterator[None]:
         _here = before
 
 
+def one_sample() -> contextlib.AbstractContextManager[None]:
+    """What runs meanwhile works on one sample, of no training."""
+    return at(Place(step=0, first=0, samples=1))
+
+
 def recomputable(forward: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
     """A function that, called before a pass, gives a `forward` which drops the same whenever it runs again."""
 

@@ -34,7 +34,7 @@ class Hf(Workload):
     initial_values: ClassVar[str] = "transformers' own rule for each parameter, or a checkpoint's"
 
     config: str
-    """The configuration as JSON, dropout set to 0."""
+    """The configuration as JSON, dropout set to 0 unless it is kept."""
     task: str
     """A key of `TASKS`."""
     examples: Examples
@@ -77,6 +77,7 @@ class Hf(Workload):
             "data": self.examples.data_id,
             "weights": self.weights_id,
             **({"lora": asdict(self.lora)} if self.lora.rank else {}),
+            **({"dropout": "kept"} if self.survey.kept else {}),
         }
 
     def prepare(self) -> None:
@@ -93,7 +94,9 @@ class Hf(Workload):
         return found.facts(**known)
 
     def build(self) -> nn.Module:
-        return _made(self.config, self.task, self.lora, self.seed, unused=self.survey.unused)
+        model = _made(self.config, self.task, self.lora, self.seed, unused=self.survey.unused)
+        surveying.with_dropout(model, self.seed, self.survey)
+        return model
 
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         if ".lora_" in name:
@@ -140,12 +143,14 @@ def create(text: str, request: Request) -> Hf:
 
     Args:
         text: path of a folder or of a config.json, or a name in the local cache.
-        request: its fields (task, weights, blocks, max_length, lora, lora_targets), and the other options.
+        request: its fields (task, weights, blocks, max_length, lora, lora_targets, keep_dropout), and the other options.
 
     Raises:
         InputError: the model, its data or a field cannot be used.
     """
-    given = request.parsed(task=str, weights=str, blocks=int, max_length=int, lora=int, lora_targets=str)
+    given = request.parsed(
+        task=str, weights=str, blocks=str, max_length=int, lora=int, lora_targets=str, keep_dropout=bool
+    )
     file = hf_model.located(text)
     written = hf_model.read(file)
     task = hf_model.task_of(written, given.get("task"), file)
@@ -172,12 +177,12 @@ def named(request: Request) -> Hf:
     """One of the small models in `MINIS`, on data that need no file.
 
     Args:
-        request: its name, its fields (blocks, lora, lora_targets), and the other options.
+        request: its name, its fields (blocks, lora, lora_targets, keep_dropout), and the other options.
 
     Raises:
         InputError: an option or a field cannot be used, or a package is missing.
     """
-    given = request.parsed(blocks=int, lora=int, lora_targets=str)
+    given = request.parsed(blocks=str, lora=int, lora_targets=str, keep_dropout=bool)
     mini = MINIS[request.name]
     classes = library.packages(library.PACKAGES) if mini.task == "sequence-classification" else ()
     names = {"id2label": dict(enumerate(classes))} if classes else {}
@@ -214,12 +219,14 @@ class Described:
             length: tokens of a sample, as asked.
             examples: (configuration, task, tokens of a sample, request) -> where samples come from.
         """
-        config, dropout = hf_model.canonical(self.written, given.get("blocks"), self.file)
+        keeping = bool(given.get("keep_dropout"))
+        count, pattern = _blocks(given.get("blocks"))
+        config, dropout = hf_model.canonical(self.written, count, self.file, keep_dropout=keeping)
         tokens = hf_sources.length(config, self.task, length)
         found = examples(config, self.task, tokens, request)
         lora = hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear"))
         try:
-            survey = _surveyed(config, self.task, lora, found)
+            survey = _surveyed(config, self.task, lora, found, pattern, keeping)
         except InputError as error:
             raise InputError(f"{self.file}: {error}") from None
         return Hf(
@@ -237,8 +244,18 @@ class Described:
         )
 
 
+def _blocks(text: str | None) -> tuple[int | None, str | None]:
+    """How many blocks are wanted, or a pattern of the names of those that are there."""
+    if text is None or not text.isdecimal():
+        return None, text
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise InputError(f"blocks must be a number from 1, or a pattern of names such as encoder.*, but got {text!r}")
+    return int(text), None
+
+
 def _name(stem: str, given: Mapping[str, Any]) -> str:
-    more = [f"{name}{value}" for name, value in sorted(given.items()) if name in ("blocks", "weights", "lora")]
+    said = {"blocks": _blocks(given.get("blocks"))[0], "weights": given.get("weights"), "lora": given.get("lora")}
+    more = [f"{name}{value}" for name, value in sorted(said.items()) if value is not None]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([stem or "model", *more])).strip("-.") or "model"
 
 
@@ -253,7 +270,6 @@ def _made(
         hf_model.with_adapters(model, lora, task)
     for name in unused:
         model.get_parameter(name).requires_grad_(False)
-    surveying.without_dropout(model)
     return hf_model.adapted(model, TASKS[task].inputs)
 
 
@@ -264,7 +280,9 @@ def _loss(
     return cross_entropy(outputs, labels), predictions(labels) if each is None else float(labels.numel())
 
 
-def _surveyed(config: str, task: str, lora: hf_model.Lora, examples: Examples) -> surveying.Survey:
+def _surveyed(
+    config: str, task: str, lora: hf_model.Lora, examples: Examples, pattern: str | None, keep_dropout: bool
+) -> surveying.Survey:
     """By an attention whose products are counted, of a batch that has shapes alone."""
     with hollow.parameters():
         model: Any = _made(config, task, lora, 0, attention="eager")
@@ -274,7 +292,7 @@ def _surveyed(config: str, task: str, lora: hf_model.Lora, examples: Examples) -
     def loss(outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
         return _loss(outputs, batch, examples.predictions)
 
-    return surveying.look(model, TASKS[task].inputs, loss, examples.shaped(), None)
+    return surveying.look(model, TASKS[task].inputs, loss, examples.shaped(), pattern, keep_dropout)
 
 
 def _shapes(workload: Hf) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:

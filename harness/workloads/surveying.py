@@ -21,9 +21,6 @@ from harness.workloads.staging import Row
 from strategies import dropout as dropping
 from strategies.facts import ModelFacts
 
-ONE = dropping.Place(step=0, first=0, samples=1)
-"""Where a pass over one sample is."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
@@ -109,7 +106,7 @@ def look(
         kept = _kept(model, inputs, batch) if keep_dropout else {}
         dropping.keep(model, 0, kept)
         counter = FlopCounterMode(display=False)
-        with counter, sdpa_kernel(SDPBackend.MATH), dropping.at(ONE):  # a CPU's fused attention is not counted
+        with counter, sdpa_kernel(SDPBackend.MATH), dropping.one_sample():  # a CPU's fused attention is not counted
             outputs = model(*(one[name] for name in inputs))
             if not isinstance(outputs, torch.Tensor):
                 raise InputError(f"the model must return one tensor, but returned {type(outputs).__name__}")
@@ -122,8 +119,7 @@ def look(
             found[0].backward()
         named = list(model.named_parameters())
         unused = tuple(name for name, p in named if p.requires_grad and p.grad is None)
-        with dropping.at(ONE):
-            row = staging.find(model, [one[name] for name in inputs], blocks, unused)
+        row = staging.find(model, [one[name] for name in inputs], blocks, unused)
     by_module = {name.partition(".")[2]: float(sum(counts.values())) for name, counts in forward.items()}
     return Survey(
         parameters=sum(p.numel() for _, p in named),
@@ -200,6 +196,14 @@ def _kept(
                 f"{list(shapes[0])} with one sample"
             )
     return {name: tuple(shapes) for name, shapes in one.items()}
+
+
+def with_dropout(model: nn.Module, seed: int, survey: Survey) -> None:
+    """Have a model drop as its survey says: by our masks where they are kept, else not."""
+    if survey.kept:
+        dropping.keep(model, seed, survey.kept)
+    else:
+        without_dropout(model)
 
 
 def without_dropout(model: nn.Module) -> tuple[str, ...]:

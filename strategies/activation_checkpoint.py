@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from strategies.base import Slot, Strategy
+from strategies.dropout import recomputable
 from strategies.facts import Facts
 from strategies.knob import Choice, Knob, Range, Setting, Settings
 
@@ -65,15 +66,19 @@ class ActivationCheckpoint(Strategy):
         for part in training.parts:
             for name, block in training.units(part):
                 if name in chosen:
-                    wrap(block, selective=selective)
+                    wrap(block, selective=selective, dropping=training.facts.model.keeps_dropout)
 
 
-def wrap(block: nn.Module, *, selective: bool) -> None:
+def wrap(block: nn.Module, *, selective: bool, dropping: bool = False) -> None:
     """Checkpoint a block's forward pass in place, so that parameter names stay what they are."""
     options: dict[str, Any] = {"use_reentrant": False}
     if selective:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    block.forward = partial(checkpoint, block.forward, **options)
+    if not dropping:
+        block.forward = partial(checkpoint, block.forward, **options)
+        return
+    begin = recomputable(block.forward)
+    block.forward = lambda *args, **kwargs: checkpoint(begin(), *args, **options, **kwargs)
 
 
 _aten = torch.ops.aten

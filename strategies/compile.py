@@ -33,6 +33,8 @@ class Compile(Strategy):
             return f"{facts.workload} has no repeated blocks to compile"
         if not facts.compiler:
             return "torch.compile needs a C++ compiler on a CPU, and none was found; install g++"
+        if facts.model.keeps_dropout:
+            return f"{facts.workload} keeps its dropout, whose masks are made from numbers that change in each step"
         if plan["quantization"] in ("adamw8bit", "adamw4bit", "adamwfp8") and facts.device_type == "cpu":
             return "quantised optimizer states run uncompiled on a CPU, which turns compilation off for the whole trial"
         return None

@@ -92,6 +92,8 @@ class ModelFacts:
     """Why it cannot be cut into stages, the second half of a sentence."""
     tied: bool = False
     """Whether parameters have several names."""
+    keeps_dropout: bool = False
+    """Whether it drops values, by masks that `strategies.dropout` makes."""
     shared_blocks: bool = False
     """Whether a block shares a parameter with another block, or with what is around the blocks."""
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
+from strategies import dropout
 from strategies.base import Slot, Strategy, UnsuitableError
 from strategies.facts import Facts
 from strategies.knob import Choice, Knob, Range, Setting, Settings
@@ -122,6 +123,16 @@ def balance(blocks: int, stages: int, block_cost: float, head_cost: float) -> li
     return counts
 
 
+class Stage(PipelineStage):
+    """A stage that says which samples its forward pass works on; schedules run several before one goes backward."""
+
+    training: Training
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        with dropout.at(self.training.place(fwd_chunk_id)):
+            return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+
+
 class Pipeline:
     """Runs one step of a schedule over this rank's stages."""
 
@@ -135,9 +146,11 @@ class Pipeline:
         indices = range(rank, count, pp)
         self.last = count - 1 in indices
         stages = [
-            PipelineStage(part, index, count, training.device, group=training.group("pp"), **self._shapes(index, count))
+            Stage(part, index, count, training.device, group=training.group("pp"), **self._shapes(index, count))
             for part, index in zip(training.parts, indices, strict=True)
         ]
+        for stage in stages:
+            stage.training = training
         self.batch: Batch = {}
         self.schedule = self.SCHEDULES[name](
             stages[0] if STAGES_PER_RANK[name] == 1 else stages,

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from strategies import dropout
 from strategies.engine import Engine, clean
 from strategies.facts import Facts
 from strategies.knob import Settings
@@ -80,6 +81,7 @@ class Training:
         self.plan, self.facts, self.device = plan, facts, device
         self.initial, self.loss, self.metric, self.config = initial, loss, metric, optimizer
         self.inputs = tuple(inputs)
+        self._step = 0
         self.tally = Tally(device, counting=predictions is None)
         """What the micro-batches of a step added up to."""
         self._expected = facts.global_batch_size * (predictions or facts.seq_len)
@@ -177,10 +179,16 @@ class Training:
         """What a sum of losses is multiplied by where a backward pass begins."""
         return self._share if self.loss_scale is None else self.loss_scale.value * self._share
 
+    def place(self, number: int) -> dropout.Place:
+        """Which samples one of the micro-batches has, for what must know them."""
+        size = int(self.plan["micro_batch_size"])
+        first = self.sample_indices.start + number * size
+        return dropout.Place(self._step, first, size, self.coordinate("tp"), self.degree("tp"))
+
     def _accumulate(self, batch: Batch) -> None:
         for i in range(self.accumulation):
             some = self.micro_batch(batch, i)
-            with self.engine.micro_batch(last=i == self.accumulation - 1):
+            with self.engine.micro_batch(last=i == self.accumulation - 1), dropout.at(self.place(i)):
                 self.micro_loss(self.parts[0](*self.given(some).values()), some).backward()
 
     # -- parameters
@@ -257,6 +265,7 @@ class Training:
             step: number of the step, for the learning rate.
             batch: the samples of `sample_indices`.
         """
+        self._step = step
         self.engine.set_lr(self.config.lr_at(step))
         self.tally.clear()
         self.forward_backward(batch)

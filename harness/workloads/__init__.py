@@ -36,27 +36,33 @@ def create(
     global_batch_size: int | None = None,
     seq_len: int | None = None,
     seed: int = 0,
+    keep_dropout: bool = False,
+    trust_remote_code: bool = False,
 ) -> Workload:
     """The workload written as `text`: a name, a name with fields such as "gpt:blocks=6,width=384,heads=6,tied=true", or
     a file of the user's with a function in it, "my_model.py:workload" (see `harness.workloads.own`).
 
-    All input is checked and nothing is written. The other arguments are those of `Request`.
+    All input is checked and nothing is written. `keep_dropout` is the field of this name. The other arguments are those
+    of `Request`.
 
     Raises:
         UnknownNameError: no such workload or field; the valid ones are listed.
         InputError: a field, an option or the data cannot be used.
     """
     name, colon, rest = text.partition(":")
-    own = re.fullmatch(r"(.+\.py)(?::(\w+))?", text)
+    own = re.fullmatch(r"(.+\.py)(?::(\w+))?((?:,\w+=[^,]*)*)", text)
     hf = re.fullmatch(r"hf:(.+?)((?:,\w+=[^,]*)*)", text)
     factory: Factory
     if own:
-        factory, colon = partial(_own, file=own[1], function=own[2] or "workload"), ""
+        factory = partial(_own, file=own[1], function=own[2] or "workload")
+        rest, colon = own[3].removeprefix(","), own[3]
     elif hf:
         factory, rest, colon = partial(_hf, path=hf[1]), hf[2].removeprefix(","), hf[2]
     else:
         factory = _factory(name)
     fields = _fields(rest) if colon else {}
+    if keep_dropout:
+        fields["keep_dropout"] = "true"
     for option, value in (("global batch", global_batch_size), ("sequence length", seq_len)):
         if value is not None and value < 1:
             raise InputError(f"the {option} must be at least 1, but got {value}")
@@ -71,6 +77,7 @@ def create(
             global_batch_size=global_batch_size,
             seq_len=seq_len,
             seed=seed,
+            trust_remote_code=trust_remote_code,
         )
     )
 
@@ -128,19 +135,20 @@ def _own(request: Request, *, file: str, function: str) -> Workload:
         cache=request.cache,
         global_batch_size=request.global_batch_size,
         seed=request.seed,
+        changes=request.parsed(blocks=str, keep_dropout=bool),
     )
 
 
 def _hf(request: Request, *, path: str) -> Workload:
-    from harness.workloads import hf
+    from harness.workloads import hf_asked
 
-    return hf.create(path, request)
+    return hf_asked.create(path, request)
 
 
 def _mini(request: Request) -> Workload:
-    from harness.workloads import hf
+    from harness.workloads import hf_asked
 
-    return hf.named(request)
+    return hf_asked.named(request)
 
 
 FAMILIES: dict[str, Factory] = {

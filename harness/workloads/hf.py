@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,31 +13,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.errors import InputError
 from harness.workloads import (
     hf_model,
     hf_plans,
-    hf_sources,
     hf_weights,
     hollow,
-    library,
     nf4,
-    ragged,
     surveying,
     values,
 )
 from harness.workloads.hf_data import Examples
 from harness.workloads.hf_model import TASKS
-from harness.workloads.minis import MINIS
-from harness.workloads.request import Request
 from harness.workloads.workload import Workload
 from strategies.cross_entropy import cross_entropy, predictions
 from strategies.facts import ModelFacts
 
 BY_TOKENS = ("causal-lm", "masked-lm", "seq2seq")
 """Tasks whose loss is a sum over tokens, each of which has outputs and a label of its own."""
-SHARE = 0.25
-"""Of what is frozen, what must be kept in 4 bits for a workload to be what it says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +41,7 @@ class Hf(Workload):
     initial_values: ClassVar[str] = "transformers' own rule for each parameter, or a checkpoint's"
 
     config: str
-    """The configuration as JSON, dropout set to 0."""
+    """The configuration as JSON, dropout set to 0 unless it is kept."""
     task: str
     """A key of `TASKS`."""
     examples: Examples
@@ -74,6 +64,8 @@ class Hf(Workload):
     """Fields of the configuration that were set to 0."""
     survey: surveying.Survey
     """What one pass of the model told."""
+    pattern: str | None = None
+    """Of the names of its blocks, if it was given."""
 
     @property
     def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -97,6 +89,7 @@ class Hf(Workload):
             "weights": self.weights_id,
             **({"lora": asdict(self.lora)} if self.lora.rank else {}),
             **({"load": self.load} if self.load else {}),
+            **({"dropout": "kept"} if self.survey.kept else {}),
         }
 
     def prepare(self) -> None:
@@ -110,7 +103,7 @@ class Hf(Workload):
     def facts(self) -> ModelFacts:
         found = self.survey
         known = _dimensions(self.config, self.task, self.lora, found.blocks, bool(found.row.stem))
-        quantized = _quantised(self.config, self.task, self.lora, found.blocks) if self.load else {}
+        quantized = quantised(self.config, self.task, self.lora, found.blocks) if self.load else {}
         return found.facts(
             **known,
             head=found.head if self.task in BY_TOKENS else "",
@@ -122,6 +115,7 @@ class Hf(Workload):
         model = _made(self.config, self.task, self.lora, self.seed, inputs=self.inputs, unused=self.survey.unused)
         if self.load:
             nf4.quantise(model, self.survey.blocks)
+        surveying.with_dropout(model, self.seed, self.survey)
         return model
 
     def initial(self, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
@@ -166,8 +160,10 @@ class Hf(Workload):
 
     def shallow(self, blocks: int) -> Hf:
         name = f"{self.name}-blocks{blocks}"
-        config, _ = hf_model.canonical(json.loads(self.config), blocks, Path(self.name))
-        return replace(self, name=name, config=config, survey=_surveyed(config, self.task, self.lora, self.examples))
+        kept = bool(self.survey.kept)
+        config, _ = hf_model.canonical(json.loads(self.config), blocks, Path(self.name), keep_dropout=kept)
+        survey = surveyed(config, self.task, self.lora, self.examples, self.pattern, kept)
+        return replace(self, name=name, config=config, survey=survey)
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -179,148 +175,12 @@ class Hf(Workload):
         return self.survey.flops * self.global_batch_size
 
 
-def create(text: str, request: Request) -> Hf:
-    """The workload of a model of transformers, after everything about it that needs no training was tried.
-
-    Args:
-        text: path of a folder or of a config.json, or a name in the local cache.
-        request: its fields (task, weights, blocks, max_length, lora, lora_targets, load, packing, padding), and the
-            other options.
-
-    Raises:
-        InputError: the model, its data or a field cannot be used.
-    """
-    given = request.parsed(
-        **dict.fromkeys(("task", "weights", "lora_targets", "load", "padding"), str),
-        **dict.fromkeys(("blocks", "max_length", "lora"), int),
-        packing=bool,
-    )
-    file = hf_model.located(text)
-    written = hf_model.read(file)
-    task = hf_model.task_of(written, given.get("task"), file)
-    kind = given.get("weights", "random")
-    if kind not in ("random", "pretrained"):
-        raise InputError(f"weights must be random or pretrained, but got {kind!r}")
-    stem = file.parent.name if file.name == "config.json" else file.stem
-    described = Described(stem, written, task, file)
-    length = request.seq_len or given.get("max_length")
-    workload = described.workload(request, given, length, functools.partial(hf_sources.of_model, folder=file.parent))
-    if kind == "pretrained":
-        found = hf_weights.read(file.parent, _shapes(workload)[1])
-        workload = replace(workload, weights=found.places, weights_id=found.digest)
-        if not found.same_form:
-            path = ragged.address(
-                request.cache, "values", found.digest, workload.config, workload.task, str(request.seed)
-            )
-            return replace(workload, weights={}, checkpoint=file.parent, converted=path.with_suffix(".pt"))
-    _check_initial(workload)
-    return workload
-
-
-def named(request: Request) -> Hf:
-    """One of the small models in `MINIS`, on data that need no file.
-
-    Args:
-        request: its name, its fields (blocks, lora, lora_targets, load), and the other options.
-
-    Raises:
-        InputError: an option or a field cannot be used, or a package is missing.
-    """
-    given = request.parsed(blocks=int, lora=int, lora_targets=str, load=str)
-    mini = MINIS[request.name]
-    classes = library.packages(library.PACKAGES) if mini.task == "sequence-classification" else ()
-    names = {"id2label": dict(enumerate(classes))} if classes else {}
-    asked = replace(request, global_batch_size=request.global_batch_size or mini.batch)
-    described = Described(request.name, {**mini.config, **names}, mini.task, Path(request.name))
-    return described.workload(asked, given, request.seq_len or mini.length, hf_sources.of_bytes)
-
-
-@dataclass(frozen=True)
-class Described:
-    """A configuration that is known to be one of transformers."""
-
-    stem: str
-    """What the workload is called, without what was asked for."""
-    written: dict[str, Any]
-    """The configuration as it is written."""
-    task: str
-    """A key of `TASKS`."""
-    file: Path
-    """Where it is written, for sentences."""
-
-    def workload(
-        self,
-        request: Request,
-        given: Mapping[str, Any],
-        length: int | None,
-        examples: Callable[[str, str, int, Request], Examples],
-    ) -> Hf:
-        """Its workload with random weights.
-
-        Args:
-            request: the options.
-            given: its fields as values.
-            length: tokens of a sample, as asked.
-            examples: (configuration, task, tokens of a sample, request) -> where samples come from.
-        """
-        config, dropout = hf_model.canonical(self.written, given.get("blocks"), self.file)
-        tokens = hf_sources.length(config, self.task, length)
-        found = examples(config, self.task, tokens, request)
-        lora, load = hf_model.Lora(given.get("lora", 0), given.get("lora_targets", "all-linear")), _load(given)
-        try:
-            survey = _surveyed(config, self.task, lora, found)
-        except InputError as error:
-            raise InputError(f"{self.file}: {error}") from None
-        if load:
-            _check_quantised(_name(self.stem, given), _quantised(config, self.task, lora, survey.blocks), survey)
-        return Hf(
-            name=_name(self.stem, given),
-            seed=request.seed,
-            global_batch_size=request.global_batch_size or TASKS[self.task].batch,
-            config=config,
-            task=self.task,
-            examples=found,
-            length=tokens,
-            weights={},
-            dropout=dropout,
-            lora=lora,
-            load=load,
-            survey=survey,
-        )
-
-
-def _name(stem: str, given: Mapping[str, Any]) -> str:
-    named = ("blocks", "weights", "lora", "load", "packing", "padding")
-    more = [f"{name}{str(value).lower()}" for name, value in sorted(given.items()) if name in named]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([stem or "model", *more])).strip("-.") or "model"
-
-
-def _load(given: Mapping[str, Any]) -> str:
-    load = str(given.get("load", ""))
-    if load not in ("", "4bit"):
-        raise InputError(f"load must be 4bit, but got {load!r}")
-    if load and "lora" not in given:
-        raise InputError("load=4bit freezes the matrices of the blocks, so that adapters are trained: add lora=16")
-    return load
-
-
 @lru_cache(maxsize=8)
-def _quantised(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, ...]) -> dict[str, int]:
+def quantised(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, ...]) -> dict[str, int]:
     """Layer -> values of its matrix, of those that 4 bits hold."""
     with hollow.parameters():
         layers = nf4.quantisable(_made(config, task, lora, 0, inputs=TASKS[task].inputs), blocks)
     return {name: layer.weight.numel() for name, layer in layers.items()}  # type: ignore[operator]
-
-
-def _check_quantised(name: str, quantised: Mapping[str, int], survey: surveying.Survey) -> None:
-    if not quantised:
-        raise InputError(f"load=4bit is for the linear layers of repeated blocks, of which {name} has none")
-    share = sum(quantised.values()) / survey.frozen
-    if share < SHARE:
-        raise InputError(
-            f"load=4bit keeps linear layers of the blocks in 4 bits, but they are only {share:.0%} of what is frozen "
-            f"in {name}; leave it out"
-        )
 
 
 def _made(
@@ -341,7 +201,6 @@ def _made(
         hf_model.with_adapters(model, lora, task)
     for name in unused:
         model.get_parameter(name).requires_grad_(False)
-    surveying.without_dropout(model)
     return hf_model.adapted(model, inputs)
 
 
@@ -352,7 +211,9 @@ def _loss(
     return cross_entropy(outputs, labels), predictions(labels) if each is None else float(labels.numel())
 
 
-def _surveyed(config: str, task: str, lora: hf_model.Lora, examples: Examples) -> surveying.Survey:
+def surveyed(
+    config: str, task: str, lora: hf_model.Lora, examples: Examples, pattern: str | None, keep_dropout: bool
+) -> surveying.Survey:
     """By an attention whose products are counted, of a batch that has shapes alone."""
     inputs = (*TASKS[task].inputs, *examples.inputs)
     with hollow.parameters():
@@ -363,26 +224,7 @@ def _surveyed(config: str, task: str, lora: hf_model.Lora, examples: Examples) -
     def loss(outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
         return _loss(outputs, batch, examples.predictions)
 
-    return surveying.look(model, inputs, loss, examples.shaped(), None)
-
-
-def _shapes(workload: Hf) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
-    model = hf_model.skeleton(workload.config, workload.task)
-    return model, {name: tuple(p.shape) for name, p in model.named_parameters()}
-
-
-def _check_initial(workload: Hf) -> None:
-    """That there is a rule for each kind of parameter, by a look at one of each."""
-    model, shapes = _shapes(workload)
-    seen: set[tuple[type, str]] = set()
-    for name in shapes:
-        path, _, attribute = name.rpartition(".")
-        kind = (type(model.get_submodule(path)), attribute)
-        if kind in seen or name in workload.weights or np.prod(shapes[name]) > 2**24:
-            continue
-        seen.add(kind)
-        if workload.initial(name, shapes[name], torch.device("cpu")).isnan().any():
-            raise InputError(f"transformers has no rule for the initial value of {name}; give weights=pretrained")
+    return surveying.look(model, inputs, loss, examples.shaped(), pattern, keep_dropout)
 
 
 @lru_cache(maxsize=8)

@@ -145,23 +145,29 @@ def task_of(written: dict[str, Any], asked: str | None, file: Path) -> str:
     raise InputError(f"{file} {said}, which tells no task; add task= with one of {', '.join(TASKS)}")
 
 
-def canonical(written: dict[str, Any], blocks: int | None, file: Path) -> tuple[str, tuple[str, ...]]:
+def canonical(
+    written: dict[str, Any], blocks: int | None, file: Path, *, keep_dropout: bool = False
+) -> tuple[str, tuple[str, ...]]:
     """The configuration that is trained, as JSON, and the names of the dropouts in it that were set to 0.
 
     Args:
         written: as in the file.
         blocks: in place of its number of blocks.
         file: for sentences.
+        keep_dropout: whether they stay; what skips whole layers cannot.
 
     Raises:
-        InputError: transformers refuses it.
+        InputError: transformers refuses it, or it skips layers.
     """
     given = {name: value for name, value in written.items() if name not in VERSIONED}
     try:
         config = library().AutoConfig.for_model(**given)
     except Exception as error:  # its classes check their fields, each in its way
         raise InputError(f"transformers refuses {file}: {' '.join(str(error).split())[:300]}") from None
-    dropped = tuple(sorted(_without_dropout(config)))
+    skipping = [name for name in vars(config) if "layerdrop" in name or "drop_path" in name]
+    if keep_dropout and (some := [name for name in skipping if getattr(config, name)]):
+        raise InputError(f"{file} skips whole layers at random ({some[0]}), which no plan could do alike; set it to 0")
+    dropped = () if keep_dropout else tuple(sorted(_without_dropout(config)))
     if blocks is not None:
         _shorten(config, blocks)
     kept = {name: value for name, value in config.to_dict().items() if name not in VERSIONED}

@@ -13,7 +13,7 @@ import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +61,8 @@ class TorchWorkload:
     tensor_parallel: Mapping[str, Split] = field(default_factory=dict)
     """Pattern of module names -> `Split.COLUMN` or `Split.ROW`, for pairs of linear layers with nothing between them
     but what works on each feature."""
+    keep_dropout: bool = False
+    """Whether its dropout is kept, with masks that are the same in every plan; else it is set to 0."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW's constants, the learning-rate schedule and the clipping norm."""
 
@@ -96,11 +98,13 @@ class File(Source):
     """Name of the function in it."""
     source_id: str
     """Hash of the file and of what it imported from its folder."""
+    changes: tuple[tuple[str, Any], ...] = ()
+    """Fields of what it returns -> what was asked for in their place."""
 
     def asked(self) -> TorchWorkload:
         if _imported(self.file)[1] != self.source_id:
             raise RuntimeError(f"{self.file}, or what it imports from its folder, has changed since the start")
-        return described(self.file, self.function)
+        return _changed(self)
 
     def identity(self) -> dict[str, str]:
         return {"source": self.source_id, "function": self.function}
@@ -138,7 +142,8 @@ class Own(Workload):
         return self.asked.predictions
 
     def identity(self) -> dict[str, Any]:
-        return {**self.common_identity(), **self.source.identity(), "data": self.data_id}
+        kept = {"dropout": "kept"} if self.asked.keep_dropout else {}
+        return {**self.common_identity(), **self.source.identity(), "data": self.data_id, **kept}
 
     @property
     def values(self) -> Path:
@@ -168,7 +173,7 @@ class Own(Workload):
         with torch.random.fork_rng([]):
             torch.manual_seed(self.seed)
             model = self.asked.model().train()
-        surveying.without_dropout(model)
+        surveying.with_dropout(model, self.seed, self.survey)
         for name in self.survey.unused:
             model.get_parameter(name).requires_grad_(False)
         return model
@@ -195,7 +200,15 @@ class Own(Workload):
         return self.survey.flops * self.global_batch_size
 
 
-def create(file: Path, function: str, *, cache: Path, global_batch_size: int | None, seed: int) -> Own:
+def create(
+    file: Path,
+    function: str,
+    *,
+    cache: Path,
+    global_batch_size: int | None,
+    seed: int,
+    changes: Mapping[str, Any] | None = None,
+) -> Own:
     """The workload that a file describes, after everything about it that needs no training was tried.
 
     Args:
@@ -204,6 +217,7 @@ def create(file: Path, function: str, *, cache: Path, global_batch_size: int | N
         cache: folder for the initial values; nothing is written yet.
         global_batch_size: in place of the file's.
         seed: of the initial weights.
+        changes: fields of what the function returns -> values in their place.
 
     Raises:
         InputError: it cannot be imported, lacks something, raises, or its batches depend on more than (step, index).
@@ -212,7 +226,7 @@ def create(file: Path, function: str, *, cache: Path, global_batch_size: int | N
     source_id = guarded("import", lambda: _imported(file)[1])
     guarded(f"{function}()", lambda: described(file, function))
     return derived(
-        File(file=file, function=function, source_id=source_id),
+        File(file=file, function=function, source_id=source_id, changes=tuple(sorted((changes or {}).items()))),
         guarded,
         name=file.stem if function == "workload" else f"{file.stem}-{function}",
         cache=cache,
@@ -264,7 +278,7 @@ def _look(asked: TorchWorkload, batch: Batch, by_name: bool) -> tuple[tuple[str,
     with hollow.parameters():
         model = asked.model()
     inputs = surveying.inputs_of(model, batch) if by_name else tuple(batch)[:1]
-    return inputs, surveying.look(model, inputs, asked.loss, batch, asked.blocks)
+    return inputs, surveying.look(model, inputs, asked.loss, batch, asked.blocks, asked.keep_dropout)
 
 
 class Guard:
@@ -343,6 +357,11 @@ def described(file: Path, function: str) -> TorchWorkload:
     if not isinstance(asked, TorchWorkload):
         raise InputError(f"{function}() must return a TorchWorkload, but returned {type(asked).__name__}")
     return asked
+
+
+@lru_cache
+def _changed(source: File) -> TorchWorkload:
+    return replace(described(source.file, source.function), **dict(source.changes))
 
 
 def _named(batch: Any) -> dict[str, torch.Tensor]:

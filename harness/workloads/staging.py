@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from strategies.dropout import one_sample
 from strategies.facts import ModelFacts
 from strategies.stages import cut
 
@@ -77,7 +78,8 @@ class _Watch:
         hooks += [m.register_forward_pre_hook(self._enter, with_kwargs=True) for m in inner]
         hooks += [m.register_forward_hook(self._leave) for m in inner]
         try:
-            outputs: torch.Tensor = self.model(*given)
+            with one_sample():
+                outputs: torch.Tensor = self.model(*given)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -152,8 +154,9 @@ def _alone(model: nn.Module, given: Sequence[torch.Tensor], blocks: tuple[str, .
     facts = ModelFacts(parameters=0, blocks=blocks, stem=found.stem, stream=found.stream, outputs=found.outputs)
     named = {f"input{i}": tensor for i, tensor in enumerate(given)}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), one_sample():
             stream = cut(model, facts, blocks[:1], first=True, last=False)(**named)
+        with torch.no_grad(), one_sample():
             outputs = cut(model, facts, blocks[1:], first=False, last=True)(stream, **named)
     except Exception as error:  # whatever a model raises where its weights are elsewhere
         return f"a stage of it cannot run alone ({type(error).__name__}: {' '.join(str(error).split())[:120]})"

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.errors import InputError
 from harness.workloads import staging
 from harness.workloads.staging import Row
+from strategies import dropout as dropping
 from strategies.facts import ModelFacts
 
 
@@ -37,6 +38,8 @@ class Survey:
     """Parameters that have no part in the loss; they are frozen, or no rank would know when gradients are whole."""
     dropout: tuple[str, ...]
     """Modules whose dropout was set to 0."""
+    kept: Mapping[str, tuple[dropping.Shape, ...]]
+    """Modules that drop -> of one sample, the shapes of what they drop from; empty if none may."""
     flops: float
     """Of one sample, forward and backward."""
     block_flops: float
@@ -64,6 +67,7 @@ class Survey:
             whole_because=self.row.against,
             tied=self.tied,
             shared_blocks=self.shared_blocks,
+            keeps_dropout=bool(self.kept),
             **known,
         )
 
@@ -74,6 +78,7 @@ def look(
     loss: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor | float]],
     batch: Mapping[str, torch.Tensor],
     pattern: str | None,
+    keep_dropout: bool = False,
 ) -> Survey:
     """What one pass over one sample tells.
 
@@ -83,6 +88,7 @@ def look(
         loss: (outputs, batch) -> (sum, number).
         batch: some samples.
         pattern: of the names of the blocks; None: they are looked for.
+        keep_dropout: whether its dropout is kept.
 
     Raises:
         InputError: the model cannot be trained so that plans can be compared, or something returns a wrong type.
@@ -95,10 +101,12 @@ def look(
             "else; use GroupNorm or LayerNorm"
         )
     blocks = _matching(model, pattern) if pattern else _lists(model)
-    dropout = without_dropout(model)
+    dropout = () if keep_dropout else without_dropout(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
         _without_content(model)
         one = {name: torch.empty((1, *t.shape[1:]), dtype=t.dtype) for name, t in batch.items()}
+        kept = _kept(model, inputs, batch) if keep_dropout else {}
+        dropping.keep(model, 0, kept)
         counter = FlopCounterMode(display=False)
         projected: dict[str, Any] = {}
         hooks = [
@@ -106,7 +114,8 @@ def look(
             for name, module in model.named_modules()
             if type(module) is nn.Linear
         ]
-        with counter, sdpa_kernel(SDPBackend.MATH):  # a CPU's fused attention is not counted
+        # A CPU's fused attention is not counted.
+        with counter, sdpa_kernel(SDPBackend.MATH), dropping.one_sample():
             outputs = model(*(one[name] for name in inputs))
             for hook in hooks:
                 hook.remove()
@@ -130,6 +139,7 @@ def look(
         blocks=blocks,
         unused=unused,
         dropout=dropout,
+        kept=kept,
         flops=float(counter.get_total_flops()),
         block_flops=by_module.get(blocks[0], 0.0) if blocks else 0.0,
         head_flops=by_module[""] - sum(by_module.get(n, 0.0) for n in (*row.stem, *blocks)) if row.stem else 0.0,
@@ -167,6 +177,45 @@ def pure(
         if any(not torch.equal(again[name], tensor[torch.from_numpy(indices)]) for name, tensor in found.items()):
             raise InputError(f"a batch must depend on (step, index) alone, but in step {step} {sentence}")
     return found
+
+
+def _kept(
+    model: nn.Module, inputs: Sequence[str], batch: Mapping[str, torch.Tensor]
+) -> dict[str, tuple[dropping.Shape, ...]]:
+    """Where a model drops, under fake tensors: by a pass over one sample, and one over two.
+
+    Raises:
+        InputError: nothing does, or something in a way that no mask of ours can stand for.
+    """
+    found: list[dict[str, list[dropping.Shape]]] = []
+    for samples in (1, 2):
+        seen = dropping.Seen(model)
+        try:
+            with torch.no_grad(), seen:
+                model(*(torch.empty((samples, *batch[name].shape[1:]), dtype=batch[name].dtype) for name in inputs))
+        except dropping.Unknown as error:
+            raise InputError(f"dropout cannot be kept: {error}; set its dropout to 0") from None
+        finally:
+            seen.remove()
+        found.append(seen.shapes)
+    one, two = found
+    if not one:
+        raise InputError("dropout was to be kept, but nothing in the model drops; leave it out")
+    for name, shapes in one.items():
+        if [(2 * shape[0], *shape[1:]) for shape in shapes] != two.get(name):
+            raise InputError(
+                f"dropout cannot be kept: samples are not the first dimension of what {name} drops from, "
+                f"{list(shapes[0])} with one sample"
+            )
+    return {name: tuple(shapes) for name, shapes in one.items()}
+
+
+def with_dropout(model: nn.Module, seed: int, survey: Survey) -> None:
+    """Have a model drop as its survey says: by our masks where they are kept, else not."""
+    if survey.kept:
+        dropping.keep(model, seed, survey.kept)
+    else:
+        without_dropout(model)
 
 
 def without_dropout(model: nn.Module) -> tuple[str, ...]:

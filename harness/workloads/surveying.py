@@ -88,8 +88,7 @@ def look(
         InputError: the model cannot be trained so that plans can be compared, or something returns a wrong type.
     """
     model.train()
-    batch_norm = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if batch_norm:
+    if batch_norm := [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]:
         raise InputError(
             f"{batch_norm[0]} normalises over its micro-batch, so that plans with other micro-batches train something "
             "else; use GroupNorm or LayerNorm"
@@ -100,16 +99,8 @@ def look(
         _without_content(model)
         one = {name: torch.empty((1, *t.shape[1:]), dtype=t.dtype) for name, t in batch.items()}
         counter = FlopCounterMode(display=False)
-        projected: dict[str, Any] = {}
-        hooks = [
-            module.register_forward_hook(lambda module, args, output, name=name: projected.update({name: output}))
-            for name, module in model.named_modules()
-            if type(module) is nn.Linear
-        ]
         with counter, sdpa_kernel(SDPBackend.MATH):  # a CPU's fused attention is not counted
-            outputs = model(*(one[name] for name in inputs))
-            for hook in hooks:
-                hook.remove()
+            outputs, head = _called(model, [one[name] for name in inputs])
             if not isinstance(outputs, torch.Tensor):
                 raise InputError(f"the model must return one tensor, but returned {type(outputs).__name__}")
             forward = counter.get_flop_counts()
@@ -135,8 +126,24 @@ def look(
         head_flops=by_module[""] - sum(by_module.get(n, 0.0) for n in (*row.stem, *blocks)) if row.stem else 0.0,
         shared_blocks=staging.shared(model, blocks),
         row=row,
-        head=next((name for name, output in projected.items() if output is outputs), ""),
+        head=head,
     )
+
+
+def _called(model: nn.Module, given: Sequence[torch.Tensor]) -> tuple[Any, str]:
+    """(what the model returns, name of the linear layer that made it)."""
+    made: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(lambda module, args, output, name=name: made.update({name: output}))
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear
+    ]
+    try:
+        outputs = model(*given)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, next((name for name, output in made.items() if output is outputs), "")
 
 
 def pure(

@@ -1,7 +1,7 @@
 """What do chunks of the loss save where a vocabulary is large, and what do they cost?
 
-A llama of four blocks with 32,000 tokens, its parameters random, tokens drawn, two ranks of ddp, 1,024 tokens a
-micro-batch. Each side is a trial of its own. Goal: a peak at most 0.6 of that without chunks, in a step no longer.
+A llama of four blocks with 32,000 tokens, its parameters random, tokens drawn, two ranks of ddp, 4,096 tokens a
+micro-batch. Each side is a trial of its own. Goal: tensors of at most 0.75, in a step no longer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONFIG = {
 
 def main() -> None:
     """Measure and print the table."""
-    given = common.arguments(__doc__, repeats=2, seconds=2.5, length=256)
+    given = common.arguments(__doc__, repeats=1, seconds=2.5, length=1024)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "llama", "config.json")
         path.parent.mkdir()
@@ -40,19 +40,16 @@ def main() -> None:
         found = common.interleaved(sides, given.repeats)
     whole, rows = found["1"], []
     for name, runs in found.items():
-        against = [
-            common.ratio(common.values(runs, of), common.values(whole, of))
-            for of in ("peak_memory_bytes", "step_time_s")
-        ]
-        steps = common.ms(common.values(runs, "step_time_s"))
-        rows.append(
-            [name, common.megabytes(runs), against[0], steps, against[1], common.loss_difference(runs[0], whole[0])]
-        )
-    logits = 4 * given.length * CONFIG["vocab_size"] * 4 / 1e6  # type: ignore[operator]
+        row = [name]
+        for of in ("tensor_bytes", "peak_memory_bytes", "step_time_s"):
+            ours, theirs = common.values(runs, of), common.values(whole, of)
+            row += [common.ms(ours) if of == "step_time_s" else f"{max(ours) / 1e6:.0f}", common.ratio(ours, theirs)]
+        rows.append([*row, common.loss_difference(runs[0], whole[0])])
+    logits = 4 * given.length * CONFIG["vocab_size"] * 4 / 1e6
     common.print_table(
-        ("chunks", "peak MB", "ratio", "step ms", "ratio", "loss difference"),
+        ("chunks", "tensors MB", "ratio", "resident MB", "ratio", "step ms", "ratio", "loss difference"),
         rows,
-        f"Peak of the worst rank above its start; the logits of a micro-batch are {logits:.0f} MB.",
+        f"Peaks of the worst rank, the resident one above its start; the logits of a micro-batch are {logits:.0f} MB.",
     )
 
 

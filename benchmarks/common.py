@@ -166,6 +166,8 @@ def runner(workload: str, *, seconds: float = 2.5) -> Iterator[tuple[Runner, Exp
 
 def run_trial(made: Runner, prepared: Experiment, plan: Settings) -> Measured:
     """One trial; `fixed_s` is what Runner.run took beyond the training steps."""
+    from harness.rank.observe import CATEGORIES
+
     workload = next(iter(prepared.workloads.values()))
     begin = time.perf_counter()
     result = made.run(prepared.plan(plan), workload, prepared.facts(workload))
@@ -177,6 +179,7 @@ def run_trial(made: Runner, prepared: Experiment, plan: Settings) -> Measured:
     return {
         **{name: result.row[name] for name in ("step_time_s", "measured_steps", "peak_memory_bytes", "launch_s")},
         **{name: result.row[name] for name in ("setup_s", "teardown_s")},
+        "tensor_bytes": sum(result.row[f"memory_{name}_bytes"] for name in CATEGORIES),
         "losses": [float(loss) for loss in losses[:8]],
         "fixed_s": wall_s - result.training_s,
     }

@@ -94,12 +94,7 @@ def look(
         InputError: the model cannot be trained so that plans can be compared, or something returns a wrong type.
     """
     model.train()
-    batch_norm = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if batch_norm:
-        raise InputError(
-            f"{batch_norm[0]} normalises over its micro-batch, so that plans with other micro-batches train something "
-            "else; use GroupNorm or LayerNorm"
-        )
+    _refuse_batch_norm(model)
     blocks = _matching(model, pattern) if pattern else _lists(model)
     dropout = () if keep_dropout else without_dropout(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
@@ -108,26 +103,13 @@ def look(
         kept = _kept(model, inputs, batch) if keep_dropout else {}
         dropping.keep(model, 0, kept)
         counter = FlopCounterMode(display=False)
-        projected: dict[str, Any] = {}
-        hooks = [
-            module.register_forward_hook(lambda module, args, output, name=name: projected.update({name: output}))
-            for name, module in model.named_modules()
-            if type(module) is nn.Linear
-        ]
         # A CPU's fused attention is not counted.
         with counter, sdpa_kernel(SDPBackend.MATH), dropping.one_sample():
-            outputs = model(*(one[name] for name in inputs))
-            for hook in hooks:
-                hook.remove()
+            outputs, head = _called(model, [one[name] for name in inputs])
             if not isinstance(outputs, torch.Tensor):
                 raise InputError(f"the model must return one tensor, but returned {type(outputs).__name__}")
             forward = counter.get_flop_counts()
-            found = loss(outputs, one)
-            if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], torch.Tensor):
-                raise InputError("loss must return (sum over all predictions, their number)")
-            if found[0].ndim:
-                raise InputError(f"loss must return the sum as a scalar, but its shape is {list(found[0].shape)}")
-            found[0].backward()
+            _sum(loss(outputs, one)).backward()
         named = list(model.named_parameters())
         unused = tuple(name for name, p in named if p.requires_grad and p.grad is None)
         row = staging.find(model, [one[name] for name in inputs], blocks, unused)
@@ -145,8 +127,41 @@ def look(
         head_flops=by_module[""] - sum(by_module.get(n, 0.0) for n in (*row.stem, *blocks)) if row.stem else 0.0,
         shared_blocks=staging.shared(model, blocks),
         row=row,
-        head=next((name for name, output in projected.items() if output is outputs), ""),
+        head=head,
     )
+
+
+def _refuse_batch_norm(model: nn.Module) -> None:
+    if batch_norm := [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]:
+        raise InputError(
+            f"{batch_norm[0]} normalises over its micro-batch, so that plans with other micro-batches train something "
+            "else; use GroupNorm or LayerNorm"
+        )
+
+
+def _sum(found: Any) -> torch.Tensor:
+    """Of what a loss returned."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], torch.Tensor):
+        raise InputError("loss must return (sum over all predictions, their number)")
+    if found[0].ndim:
+        raise InputError(f"loss must return the sum as a scalar, but its shape is {list(found[0].shape)}")
+    return found[0]
+
+
+def _called(model: nn.Module, given: Sequence[torch.Tensor]) -> tuple[Any, str]:
+    """(what the model returns, name of the linear layer that made it)."""
+    made: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(lambda module, args, output, name=name: made.update({name: output}))
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear
+    ]
+    try:
+        outputs = model(*given)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, next((name for name, output in made.items() if output is outputs), "")
 
 
 def pure(

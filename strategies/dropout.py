@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -228,24 +227,27 @@ def kept(given: torch.Tensor, p: float, dims: int, place: Place, key: str, call:
     """
     local = (given.shape[0] // place.samples, *given.shape[1:dims])
     index = _indices(local, whole, place, given.device)
-    keys = torch.from_numpy(sample_keys(f"{key}/{call}", place)).to(given.device)
+    keys = sample_keys(f"{key}/{call}", place).to(given.device)
     dropped = hashed(index, keys) < int(p * 2**32) - 2**31
     dropped = dropped.view(*given.shape[:dims], *(1,) * (given.ndim - dims))
     return (given * (1 / (1 - p))).masked_fill(dropped, 0.0) if p < 1 else given * 0
 
 
-def sample_keys(text: str, place: Place) -> np.ndarray:
-    """Two numbers of 32 bits for each sample, `[2, samples]`: splitmix64 (Steele et al. 2014) of what a mask depends
-    on."""
-    begin = int.from_bytes(hashlib.sha256(f"{text}/{place.step}".encode()).digest()[:8])
-    samples = np.arange(place.first + 1, place.first + place.samples + 1, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        z = np.uint64(begin) + samples * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    halves: np.ndarray = z.view(np.int32).reshape(-1, 2).T.copy()
-    return halves
+def sample_keys(text: str, place: Place) -> torch.Tensor:
+    """Two numbers of 32 bits for each sample, int32 `[2, samples]`: splitmix64 (Steele et al. 2014) of what a mask
+    depends on."""
+    begin = int.from_bytes(hashlib.sha256(f"{text}/{place.step}".encode()).digest()[:8], signed=True)
+    samples = torch.arange(place.first + 1, place.first + place.samples + 1, device="cpu")
+    z = begin + samples * _signed(0x9E3779B97F4A7C15)
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    z = z ^ _shifted(z, 31)
+    return z.view(torch.int32).reshape(-1, 2).T.contiguous()
+
+
+def _signed(number: int) -> int:
+    """The number of 64 bits with a sign that has these bits; torch's products of them wrap alike."""
+    return number - (number >> 63 << 64)
 
 
 def hashed(index: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -270,7 +272,7 @@ def hashed(index: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
     """To the right with zeros coming in: torch's shift repeats the sign."""
-    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (torch.iinfo(x.dtype).bits - bits)) - 1)
 
 
 def _indices(local: Shape, whole: Shape, place: Place, device: torch.device) -> torch.Tensor:

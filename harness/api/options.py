@@ -23,6 +23,7 @@ class Options(TypedDict, total=False):
     data: PathLike
     field: str
     tokenizer: PathLike
+    keep_dropout: bool
     target_loss: float
     global_batch: int | str | Sequence[int]
     precision: Names

@@ -49,6 +49,9 @@ Data = Annotated[Path | None, _train(help="Text, .jsonl, .parquet or .npy tokens
 Field = Annotated[str | None, _train(help="Field of .jsonl files, column of .parquet files.")]
 Tokenizer = Annotated[Path | None, _train(help="JSON file of the tokenizers package.")]
 SeqLen = Annotated[int | None, _train(help="Tokens of one sample.")]
+KeepDropout = Annotated[
+    bool | None, _train("--keep-dropout", help="Keep the model's dropout, with the same masks in every plan.")
+]
 WorldSize = Annotated[int | None, _search(help="Number of ranks.")]
 Seed = Annotated[int | None, _train(help="Of weights, data order and search.")]
 MemoryLimit = Annotated[str | None, _search(help="Memory of one rank, such as 6GiB.")]
@@ -74,6 +77,7 @@ def sweep(
     field: Field = None,
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
+    keep_dropout: KeepDropout = None,
     global_batch: Annotated[str | None, _train(help="Samples of a step; several: 8,16,32.")] = None,
     target_loss: Annotated[float | None, _train(help="Loss of the objective time-to-loss.")] = None,
     strategies: Annotated[str | None, _search(help="Strategies in play, such as ddp,zero2,precision.")] = None,
@@ -128,6 +132,7 @@ def run(
     field: Field = None,
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
+    keep_dropout: KeepDropout = None,
     global_batch: Annotated[int | None, _train(help="Samples of a step.")] = None,
     world_size: WorldSize = None,
     memory_limit: MemoryLimit = None,
@@ -201,6 +206,7 @@ def doctor(
     field: Field = None,
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
+    keep_dropout: KeepDropout = None,
     world_size: WorldSize = None,
     as_json: Json = False,
 ) -> None:
@@ -210,7 +216,7 @@ def doctor(
         guarded(lambda: commands.self_test(as_json))
     if calibrate:
         guarded(lambda: commands.calibrate(folder, workload, world_size, as_json))
-    about = {"data": data, "field": field, "tokenizer": tokenizer, "seq_len": seq_len}
+    about = {"data": data, "field": field, "tokenizer": tokenizer, "seq_len": seq_len, "keep_dropout": keep_dropout}
     if workload is not None:
         asked = {"results": folder, "workload": workload, "world_size": world_size, **about}
         guarded(lambda: commands.examine_workload(asked, as_json))

@@ -20,6 +20,7 @@ def workload_options(config: SweepConfig) -> dict[str, object]:
         "data",
         "tokenizer",
         "seq_len",
+        "keep_dropout",
         "world_size",
         "seed",
         "memory_limit",
@@ -46,7 +47,7 @@ def run_command(
     options = {**workload_options(config), "workload": workload, "world_size": plan.world_size}
     if global_batch is not None:
         options["global_batch"] = global_batch
-    words = [word for name, value in options.items() for word in (_option(name), str(value))]
+    words = [w for name, value in options.items() for w in (_option(name), *([] if value is True else [str(value)]))]
     for name, value in plan.differing(defaults).items():
         words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
     return f"{PROGRAM} run {shlex.join(words)}"

@@ -80,6 +80,8 @@ class SweepConfig:
     """JSON file of the `tokenizers` package; None: bytes are tokens."""
     seq_len: int | None = None
     """Tokens of one sample; None: the workload's own."""
+    keep_dropout: bool = False
+    """Whether the model's dropout is kept, with masks that are the same in every plan; else it is set to 0."""
     global_batch: tuple[int, ...] = ()
     """Samples of one optimizer step; several are several workloads, (): the workload's own, or the next multiple of
     the ranks."""

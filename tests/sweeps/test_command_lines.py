@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strategies
-from harness.plan import Plan, parse_settings
+from harness.plan import parse_settings
 from harness.search.choosers import at_random
 from harness.search.space import Space
 from harness.sweeps.command_lines import run_command
@@ -36,6 +36,6 @@ def test_a_printed_plan_is_read_back_as_the_same_plan(rng, world_size: int) -> N
 
 def test_an_option_without_a_value_is_repeated_as_one() -> None:
     config = SweepConfig(workload="my_model.py:workload", keep_dropout=True, world_size=2)
-    plan = Plan({"dp": 2, "tp": 1, "pp": 1, "micro_batch_size": 1})
+    plan = prepare(SweepConfig(world_size=2)).plan({})
     words = shlex.split(run_command(config, plan, DEFAULTS, str(config.workload), None))
     assert words[words.index("--keep-dropout") + 1].startswith("--")

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.errors import InputError
 from harness.workloads import staging
 from harness.workloads.staging import Row
-from strategies.facts import ModelFacts
+from strategies.facts import Counted, ModelFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,12 @@ class Survey:
     """Modules whose dropout was set to 0."""
     flops: float
     """Of one sample, forward and backward."""
+    forward_flops: float
+    """Of one sample, forward."""
+    blocks_flops: float
+    """Of the forward pass of all blocks for one sample."""
+    outputs: int
+    """Numbers that the model returns for one sample."""
     block_flops: float
     """Of the forward pass of the first block for one sample; 0 without blocks."""
     head_flops: float
@@ -47,6 +53,8 @@ class Survey:
     """Whether a block shares a parameter with another, or with what is around the blocks."""
     row: Row
     """How it can be cut into stages."""
+    counted: Counted | None = None
+    """What a sample takes, if `harness.workloads.counting` looked."""
     head: str
     """Name of the linear layer whose outputs the model returns as they are; "" if there is none."""
 
@@ -64,6 +72,7 @@ class Survey:
             whole_because=self.row.against,
             tied=self.tied,
             shared_blocks=self.shared_blocks,
+            counted=self.counted,
             **known,
         )
 
@@ -97,7 +106,7 @@ def look(
     blocks = _matching(model, pattern) if pattern else _lists(model)
     dropout = without_dropout(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
-        _without_content(model)
+        without_content(model)
         one = {name: torch.empty((1, *t.shape[1:]), dtype=t.dtype) for name, t in batch.items()}
         counter = FlopCounterMode(display=False)
         projected: dict[str, Any] = {}
@@ -131,6 +140,9 @@ def look(
         unused=unused,
         dropout=dropout,
         flops=float(counter.get_total_flops()),
+        forward_flops=by_module[""],
+        blocks_flops=sum(by_module.get(name, 0.0) for name in blocks),
+        outputs=outputs.numel(),
         block_flops=by_module.get(blocks[0], 0.0) if blocks else 0.0,
         head_flops=by_module[""] - sum(by_module.get(n, 0.0) for n in (*row.stem, *blocks)) if row.stem else 0.0,
         shared_blocks=staging.shared(model, blocks),
@@ -185,7 +197,7 @@ def without_dropout(model: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _without_content(model: nn.Module) -> None:
+def without_content(model: nn.Module) -> None:
     """Under fake tensors: parameters that have shapes alone become ones that can be computed with; ties stay ties."""
     made: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():

@@ -243,7 +243,7 @@ class _Operators(TorchDispatchMode):
 def _stand_ins(device_type: str) -> Iterator[None]:
     """While it is entered, strategies meet what works with fake tensors.
 
-    A device mesh is made of real tensors, and so are its axes. The fake process group has no name of its own for what
+    A device mesh is made of real tensors, and so are its axes and the pairs of ranks that hold both ends. The fake process group has no name of its own for what
     it stands for, so whether ranks exchange chunks point to point is said here.
     """
 
@@ -257,7 +257,14 @@ def _stand_ins(device_type: str) -> Iterator[None]:
         with unset_fake_temporarily():
             return whole(mesh, names)
 
+    tie = pipeline_parallel.tie_ends
+
+    def ends(*args: Any) -> None:
+        with unset_fake_temporarily():
+            tie(*args)
+
     swapped: list[tuple[Any, str, Any]] = [
+        (pipeline_parallel, "tie_ends", ends),
         (training, "init_device_mesh", mesh),
         (DeviceMesh, "__getitem__", axis),
         (collectives, "exchanges_chunks", lambda group: device_type == "cpu"),

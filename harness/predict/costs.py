@@ -49,10 +49,10 @@ class Layer:
 def layer_seconds(shape: Shape, setup: Setup, device: Device) -> Layer:
     """One layer on one micro-batch.
 
-    A backward pass computes twice what its forward pass did, less where matrices are frozen; that of fused attention has five products for two, as it
-    computes scores again (Dao et al. 2022, arXiv:2205.14135). Tensor parallelism takes four all-reduces of the stream,
-    six if those of the forward pass are repeated (Shoeybi et al. 2019, arXiv:1909.08053), as with full and
-    with selective recomputation.
+    A backward pass computes twice what its forward pass did, less where matrices are frozen; that of fused attention
+    has five products for two, as it computes scores again (Dao et al. 2022, arXiv:2205.14135). Tensor parallelism takes
+    four all-reduces of the stream, six if those of the forward pass are repeated (Shoeybi et al. 2019,
+    arXiv:1909.08053), as with full and with selective recomputation.
     """
     e = device.efficiency
     matmul, core, moved = _forward(shape, setup, device)
@@ -153,7 +153,11 @@ def _forward(shape: Shape, setup: Setup, device: Device) -> tuple[Number, Number
     fused = np.logical_or(setup.fused_elementwise, setup.compile)
     cast = sum(n * (rows * (columns + inner) + columns * inner) for n, rows, columns, inner in shapes)
     cast = np.where(setup.among("quantization", "float8", "int8"), CAST_BYTES * cast, 0)
-    return shape.work * matmul, shape.work * core, tokens * (scores + (stream + inside) * np.where(fused, 1.0, UNFUSED)) + cast
+    return (
+        shape.work * matmul,
+        shape.work * core,
+        tokens * (scores + (stream + inside) * np.where(fused, 1.0, UNFUSED)) + cast,
+    )
 
 
 def _attention_core(shape: Shape, setup: Setup, device: Device) -> Number:

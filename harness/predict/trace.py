@@ -243,8 +243,9 @@ class _Operators(TorchDispatchMode):
 def _stand_ins(device_type: str) -> Iterator[None]:
     """While it is entered, strategies meet what works with fake tensors.
 
-    A device mesh is made of real tensors, and so are its axes and the pairs of ranks that hold both ends. The fake process group has no name of its own for what
-    it stands for, so whether ranks exchange chunks point to point is said here.
+    A device mesh is made of real tensors, and so are its axes and the pairs of ranks that hold both ends of a model.
+    The fake process group has no name of its own for what it stands for, so whether ranks exchange chunks point to
+    point is said here.
     """
 
     def mesh(*args: Any, **kwargs: Any) -> Any:

@@ -39,6 +39,28 @@ class Split(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What one sample takes of a model, counted in a pass of it; of blocks, the mean over all of them."""
+
+    block_parameters: float
+    """Parameters of a block."""
+    block_trained: float
+    """Those of them that are trained."""
+    block_flops: float
+    """FLOPs of a block's forward pass."""
+    forward_flops: float
+    """FLOPs of the forward pass."""
+    flops: float
+    """FLOPs of the forward and the backward pass."""
+    outputs: int
+    """Numbers that the model returns."""
+    kept_stream: float
+    """Bytes in fp32 that a block keeps for its backward pass and that are as wide as the stream between blocks."""
+    kept_inside: float
+    """Bytes in fp32 of all else that it keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """What strategies may know of a model without building it."""
 
@@ -88,6 +110,12 @@ class ModelFacts:
     attention: tuple[str, ...] = ()
     """Implementations of attention, that which the model takes by itself first, if it has transformers' method
     `set_attn_implementation`."""
+    experts: int = 0
+    """Feed-forward parts of a block that tokens are divided over; 0 if there is one for all."""
+    active_experts: int = 0
+    """Those that a token goes through."""
+    counted: Counted | None = None
+    """What one sample takes, if it was counted."""
     whole_because: str = ""
     """Why it cannot be cut into stages, the second half of a sentence."""
     tied: bool = False

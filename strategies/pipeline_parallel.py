@@ -85,23 +85,23 @@ class PipelineParallel(Strategy):
                     f"nothing in stage {number} of {stages} is trained; use fewer stages, or freeze less"
                 )
         training.parts = cuts[rank::pp]
-        self._tie_ends(training, cuts[0], cuts[-1])
-
-    @staticmethod
-    def _tie_ends(training: Training, first: nn.Module, last: nn.Module) -> None:
-        """Where both ends hold a weight, each has a copy, and the sum of both gradients."""
-        held = [{training.whole_name(n) for n, p in end.named_parameters() if p.requires_grad} for end in (first, last)]
-        if not held[0] & held[1]:
-            return
-        training.copies = held[0] & held[1]
-        ranks = training.mesh.mesh.reshape([training.degree(axis) for axis in MESH_AXES])
-        for pair in ranks[[0, -1]].flatten(1).T.tolist():  # every rank makes every group, in one order
-            group = dist.new_group(pair)
-            if dist.get_rank() in pair:
-                training.ends = group
+        tie_ends(training, cuts[0], cuts[-1])
 
     def finish(self, training: Training) -> None:
         training.forward_backward = Pipeline(training).forward_backward
+
+
+def tie_ends(training: Training, first: nn.Module, last: nn.Module) -> None:
+    """Where both ends hold a weight, each has a copy, and the sum of both gradients."""
+    held = [{training.whole_name(n) for n, p in end.named_parameters() if p.requires_grad} for end in (first, last)]
+    if not held[0] & held[1]:
+        return
+    training.copies = held[0] & held[1]
+    ranks = training.mesh.mesh.reshape([training.degree(axis) for axis in MESH_AXES])
+    for pair in ranks[[0, -1]].flatten(1).T.tolist():  # every rank makes every group, in one order
+        group = dist.new_group(pair)
+        if dist.get_rank() in pair:
+            training.ends = group
 
 
 def balance(blocks: int, stages: int, block_cost: float, head_cost: float) -> list[int]:

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     workload: Annotated[
-        str | None, typer.Option(help="What to train: 1.3b, gpt:blocks=80,width=8192,heads=64.")
+        str | None, typer.Option(help="What to train: 1.3b, gpt:blocks=80,width=8192,heads=64, hf:path/config.json.")
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="NODESxDEVICESxNAME; this machine if left out.")] = None,
     table: Annotated[Path | None, typer.Option(help="CSV file of runs to predict.")] = None,
@@ -34,6 +34,9 @@ def predict(
     ] = None,
     world_size: Annotated[int | None, typer.Option(help="Ranks of this machine.", min=1)] = None,
     top: Annotated[int, typer.Option(help="Plans to show.", min=1)] = 10,
+    fits: Annotated[
+        bool, typer.Option("--fits", help="The smallest number of each described device that trains the workload.")
+    ] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Trace the worst rank of the first plan without devices.")
     ] = False,
@@ -62,6 +65,7 @@ def predict(
             pairs=set or [],
             options=options,
             top=top,
+            fits=fits,
             trace=trace,
             page=page,
             reports=reports,

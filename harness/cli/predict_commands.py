@@ -12,6 +12,7 @@ import numpy as np
 
 import strategies
 from harness import workloads
+from harness.cli import predict_fits
 from harness.errors import InputError, UnknownNameError
 from harness.labels import labels
 from harness.plan import Plan, complete, parse_settings
@@ -38,12 +39,27 @@ def predict(
     pairs: Sequence[str],
     options: Mapping[str, Any],
     top: int,
+    fits: bool,
     trace: bool,
     page: bool,
     reports: Path,
     as_json: bool,
 ) -> int:
-    """Rank plans of a cluster or of this machine, or predict the rows of a table."""
+    """Rank plans of a cluster or of this machine, say what fits where, or predict the rows of a table."""
+    if fits:
+        beside = {
+            "--cluster": cluster,
+            "--table": table_file,
+            "--hardware": hardware,
+            "--world-size": options.get("world_size"),
+            "--trace": trace,
+            "--page": page,
+        }
+        if others := [name for name, value in beside.items() if value]:
+            raise InputError(f"--fits looks at every described device by itself; leave {', '.join(others)} out")
+        return predict_fits.answer(
+            question_of(workload, Cluster(device=devices.device("H100"), nodes=1), pairs, options), options, as_json
+        )
     if table_file is not None:
         return _table(table_file, hardware, as_json)
     if hardware is not None:
@@ -103,6 +119,8 @@ def _there(
         "seq_len": question.seq_len,
         "memory_bytes": device.memory_bytes,
         "constants": " ".join(device.fitted.split()),
+        "software": predict_fits.SOFTWARE,
+        "notes": predict_fits.notes(question),
         "error_band": None if device.validated is None else asdict(device.validated),
         "plans": _plans(found, question, device.validated),
         "_question": question,
@@ -132,9 +150,10 @@ def question_of(workload: str | None, cluster: Cluster, pairs: Sequence[str], op
 
 
 def _workload(name: str, options: Mapping[str, Any]) -> Any:
-    known = {"gpt", *workloads.names()}
-    written = name if name.partition(":")[0] in known else f"gpt-{name}"
-    if written.partition(":")[0] not in known:
+    known = {"gpt", "hf", *workloads.names()}
+    own = name.partition(":")[0].endswith(".py")
+    written = name if own or name.partition(":")[0] in known else f"gpt-{name}"
+    if not own and written.partition(":")[0] not in known:
         raise UnknownNameError("workload", name, workloads.names())
     return workloads.create(
         written,
@@ -311,6 +330,8 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
         f"workload  {answer['workload']}, global batch {answer['global_batch_size']:,} x {answer['seq_len']:,} tokens",
         f"hardware  {answer['hardware']}, {fmt.size(answer['memory_bytes'])} a device",
         f"constants {answer['constants']}",
+        *(f"software  {answer[name]}" for name in ("software",) if name in answer),
+        *(f"note      {note}" for note in answer.get("notes", ())),
         f"error     {error_band(answer['error_band'])}",
         f"{'#':>3} {'tokens/s':>12} {'MFU':>6} {'memory':>9} {'comm.':>6} {'bubble':>6}  plan",
     ]

@@ -107,13 +107,8 @@ def plans(question: Question) -> list[Plan]:
     Raises:
         InputError: there is none.
     """
-    registry = [s for name, s in strategies.registry().items() if name not in strategies.OPT_IN]
-    knobs = strategies.knobs(strategies.registry().values())
-    usual = {knob.name: knob.default for knob in knobs if knob.name not in SEARCHED}
-    fixed = {**usual, "precision": PRECISION, **question.fixed}
-    space = Space(registry, knobs, question.facts, fixed=fixed, registered=tuple(strategies.registry().values()))
     inside = question.cluster.device.devices_per_node
-    found = [plan for plan in space.grid() if int(plan["tp"]) <= inside or "tp" in question.fixed]
+    found = [plan for plan in possible(question) if int(plan["tp"]) <= inside or "tp" in question.fixed]
     if not found:
         raise InputError(
             f"no plan of {question.name} can use {question.cluster.devices} devices with a global batch of "
@@ -121,6 +116,16 @@ def plans(question: Question) -> list[Plan]:
             "--global-batch, or ask for one with --set tp=N"
         )
     return found
+
+
+def possible(question: Question) -> list[Plan]:
+    """Every plan of as many devices over the searched knobs that its strategies can do, wherever nodes end."""
+    registry = [s for name, s in strategies.registry().items() if name not in strategies.OPT_IN]
+    knobs = strategies.knobs(strategies.registry().values())
+    usual = {knob.name: knob.default for knob in knobs if knob.name not in SEARCHED}
+    fixed = {**usual, "precision": PRECISION, **question.fixed}
+    space = Space(registry, knobs, question.facts, fixed=fixed, registered=tuple(strategies.registry().values()))
+    return list(space.grid())
 
 
 def rank(question: Question, found: Sequence[Plan], top: int | None = None) -> list[Ranked]:
@@ -146,7 +151,7 @@ def rank(question: Question, found: Sequence[Plan], top: int | None = None) -> l
     }
     shares = {name: _column(value, found) / seconds for name, value in parts.items()}
     held = {name: _column(value, found) for name, value in memory_parts(memory).items()}
-    rates, mfu = _column(times.tokens_per_s, found), _column(times.mfu, found)
+    rates, mfu = question.global_batch * question.seq_len / seconds, _column(times.mfu, found)
     return [
         Ranked(
             plan=found[at],

@@ -49,10 +49,10 @@ class Layer:
 def layer_seconds(shape: Shape, setup: Setup, device: Device) -> Layer:
     """One layer on one micro-batch.
 
-    A backward pass computes twice what its forward pass did; that of fused attention has five products for two, as it
-    computes scores again (Dao et al. 2022, arXiv:2205.14135). Tensor parallelism takes four all-reduces of the stream,
-    six if those of the forward pass are repeated (Shoeybi et al. 2019, arXiv:1909.08053), as with full and
-    with selective recomputation.
+    A backward pass computes twice what its forward pass did, less where matrices are frozen; that of fused attention
+    has five products for two, as it computes scores again (Dao et al. 2022, arXiv:2205.14135). Tensor parallelism takes
+    four all-reduces of the stream, six if those of the forward pass are repeated (Shoeybi et al. 2019,
+    arXiv:1909.08053), as with full and with selective recomputation.
     """
     e = device.efficiency
     matmul, core, moved = _forward(shape, setup, device)
@@ -66,7 +66,7 @@ def layer_seconds(shape: Shape, setup: Setup, device: Device) -> Layer:
         + setup.among("activation_checkpoint", "half") * (matmul / 2 + traffic)
     )
     forward = matmul + core + traffic
-    busy = 3 * forward + again + np.where(setup.fused_attention, core / 2, 0)
+    busy = (1 + shape.backward) * forward + again + np.where(setup.fused_attention, core / 2, 0)
     launches = e.host_layer_s * (3 + full) / 4 * np.where(setup.compile, COMPILED_HOST, 1.0)
     resent = full + setup.among("activation_checkpoint", "selective")
     count = (4 + 2 * resent) * (setup.tp > 1)
@@ -79,9 +79,9 @@ def layer_seconds(shape: Shape, setup: Setup, device: Device) -> Layer:
 
 def head_seconds(shape: Shape, setup: Setup, device: Device) -> Number:
     """The output projection and the loss of one micro-batch, forward and backward."""
-    tokens, columns = setup.micro_batch * shape.seq_len, shape.vocab / setup.tp
+    tokens, columns = setup.micro_batch * shape.seq_len, shape.columns / setup.tp
     product = product_seconds(device, device.peak(setup.compute), tokens, columns, shape.width)
-    return 3 * product + tokens * columns * device.efficiency.logit_bytes / _memory_rate(device)
+    return (1 + shape.backward) * product + tokens * columns * device.efficiency.logit_bytes / _memory_rate(device)
 
 
 def product_seconds(device: Device, peak: Number, rows: Number, columns: Number, inner: Number) -> Number:
@@ -134,32 +134,37 @@ def _forward(shape: Shape, setup: Setup, device: Device) -> tuple[Number, Number
     before and after attention; scores, softmax and dropout where attention is not fused.
     """
     tokens, width, hidden, tp = setup.micro_batch * shape.seq_len, shape.width, shape.hidden, setup.tp
+    heads, each = shape.inside, tokens * shape.active / shape.experts
     peak, a = device.peak(setup.compute), setup.activation_bytes
     rate = peak * np.where(setup.among("quantization", "float8"), device.gain("float8"), 1.0)
     rate = rate * np.where(setup.among("quantization", "int8"), device.gain("int8"), 1.0)
     shapes = (
-        (width * (1 + 2 * shape.kv_share) / tp, width),
-        (width, width / tp),
-        (hidden * (1 + 1 * shape.gated) / tp, width),
-        (width, hidden / tp),
+        (1, tokens, heads * (1 + 2 * shape.kv_share) / tp, width),
+        (1, tokens, width, heads / tp),
+        (shape.experts, each, hidden * (1 + 1 * shape.gated) / tp, width),
+        (shape.experts, each, width, hidden / tp),
     )
-    matmul = sum(product_seconds(device, rate, tokens, columns, inner) for columns, inner in shapes)
+    matmul = sum(n * product_seconds(device, rate, rows, columns, inner) for n, rows, columns, inner in shapes)
     core = _attention_core(shape, setup, device)
     masks = 1 * np.asarray(setup.dropout)
     scores = np.where(setup.fused_attention, 0.0, 6 * a + masks) * shape.heads * shape.seq_len / tp
     stream = width * (2 * 2 * a + 2 * (3 * a + masks)) / np.where(setup.sequence_parallel, tp, 1)
-    inside = (8 * a * width + (2 + 1 * shape.gated) * a * hidden) / tp
+    inside = (8 * a * heads + (2 + 1 * shape.gated) * a * hidden * shape.active) / tp
     fused = np.logical_or(setup.fused_elementwise, setup.compile)
-    cast = sum(tokens * (columns + inner) + columns * inner for columns, inner in shapes)
+    cast = sum(n * (rows * (columns + inner) + columns * inner) for n, rows, columns, inner in shapes)
     cast = np.where(setup.among("quantization", "float8", "int8"), CAST_BYTES * cast, 0)
-    return matmul, core, tokens * (scores + (stream + inside) * np.where(fused, 1.0, UNFUSED)) + cast
+    return (
+        shape.work * matmul,
+        shape.work * core,
+        tokens * (scores + (stream + inside) * np.where(fused, 1.0, UNFUSED)) + cast,
+    )
 
 
 def _attention_core(shape: Shape, setup: Setup, device: Device) -> Number:
     """Seconds of scores and weighted values of one layer's forward pass; a fused kernel skips the masked half."""
     samples, peak = setup.micro_batch * shape.heads / setup.tp, device.peak(setup.compute)
-    plain = 2 * product_seconds(device, peak, shape.seq_len, shape.seq_len, shape.width / shape.heads)
-    fused = 2 * shape.seq_len**2 * shape.width / shape.heads / (peak * device.efficiency.attention_share)
+    plain = 2 * product_seconds(device, peak, shape.seq_len, shape.seq_len, shape.inside / shape.heads)
+    fused = 2 * shape.seq_len**2 * shape.inside / shape.heads / (peak * device.efficiency.attention_share)
     return samples * np.where(setup.fused_attention, fused, plain)
 
 
@@ -169,7 +174,7 @@ def exchange_seconds(shape: Shape, setup: Setup, device: Device, layer: Layer, l
     A rank sends 2 (d-1)/d gradients under DDP, and (d-1)/d gradients and weights under ZeRO-1 and 2; ZeRO-2 reduces
     after every micro-batch, ZeRO-3 gathers and reduces in each (Rajbhandari et al. 2020, arXiv:1910.02054).
     """
-    local = local_parameters(shape, setup, layers)
+    local, trained = local_parameters(shape, setup, layers)
     divided = setup.among("data_parallel", "zero1", "zero2", "zero3")
     repeats = np.where(setup.among("data_parallel", "zero2", "zero3"), setup.micro_batches, 1)
     travels = setup.among("data_parallel", "ddp", "zero1", "zero2", "zero3") * (setup.dp > 1)
@@ -177,14 +182,15 @@ def exchange_seconds(shape: Shape, setup: Setup, device: Device, layer: Layer, l
     def one(size: Number, volume: Number) -> Number:
         return travels * collective_seconds(device, size, setup.dp, setup.tp, volume)
 
-    reduce = one(local * setup.reduce_bytes, np.where(divided, 1, 2)) * repeats
+    reduce = one(trained * setup.reduce_bytes, np.where(divided, 1, 2)) * repeats
     gathers = np.where(setup.among("data_parallel", "zero3"), (1 + 1 * setup.reshard_after_forward) * repeats, 1)
-    gather = one(local * setup.gather_bytes, 1) * divided * gathers
+    moved = np.where(setup.among("data_parallel", "zero3"), local, trained)
+    gather = one(moved * setup.gather_bytes, 1) * divided * gathers
     backward, forward = layers * (layer.total - layer.forward), layers * layer.forward
     cover = np.where(divided, np.minimum(gather, forward * gathers), 0) + np.minimum(reduce, backward * repeats)
     unit = np.minimum(1, setup.layers_per_unit / layers)  # the first gather and the last reduction run beside nothing
     hidden = np.where(setup.overlap, cover * (1 - unit), 0)
-    tied = np.where(shape.tied, shape.vocab * shape.width / setup.tp, 0) * setup.reduce_bytes
+    tied = np.where(shape.tied, shape.vocab * shape.width / setup.tp, 0) * setup.reduce_bytes * shape.trained_ends
     across = setup.world_size > device.devices_per_node
     rate = np.where(across, device.network_bandwidth / device.devices_per_node, device.link_bandwidth)
     return reduce + gather + (setup.pp > 1) * tied / rate, hidden
@@ -193,7 +199,7 @@ def exchange_seconds(shape: Shape, setup: Setup, device: Device, layer: Layer, l
 def update_seconds(shape: Shape, setup: Setup, device: Device, layers: Number) -> Number:
     """Seconds in which a rank updates its share of the weights."""
     sharded = np.where(setup.among("data_parallel", "zero1", "zero2", "zero3"), setup.dp, 1)
-    return local_parameters(shape, setup, layers) / sharded * update_seconds_each(setup, device)
+    return local_parameters(shape, setup, layers)[1] / sharded * update_seconds_each(setup, device)
 
 
 def update_seconds_each(setup: Setup, device: Device) -> Number:
@@ -201,10 +207,11 @@ def update_seconds_each(setup: Setup, device: Device) -> Number:
     return device.efficiency.optimizer_bytes * _quicker_update(setup) / _memory_rate(device)
 
 
-def local_parameters(shape: Shape, setup: Setup, layers: Number) -> Number:
-    """Parameters of a rank of the slowest stage, before data-parallel ranks divide them."""
+def local_parameters(shape: Shape, setup: Setup, layers: Number) -> tuple[Number, Number]:
+    """(all, trained) parameters of a rank of the slowest stage, before data-parallel ranks divide them."""
     embeddings = np.where(setup.pp > 1, shape.vocab * shape.width, shape.embedding_parameters + shape.head_parameters)
-    return (layers * shape.layer_parameters + embeddings) / setup.tp
+    inner = layers * shape.layer_parameters
+    return (inner + embeddings) / setup.tp, (inner * shape.trained + embeddings * shape.trained_ends) / setup.tp
 
 
 def _quicker_update(setup: Setup) -> Number:

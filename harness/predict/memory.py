@@ -84,6 +84,7 @@ def stage_memory(shape: Shape, setup: Setup, stage: Number, device: Device | Non
 
     With P parameters of the stage over tensor-parallel ranks, d data-parallel ranks and w, g, k bytes of weights,
     gradients and optimizer: DDP (w+g+k)P, ZeRO-1 (w+g)P + kP/d, ZeRO-2 wP + (g+k)P/d, ZeRO-3 (w+g+k)P/d.
+    Frozen parameters have weights alone.
     """
     most, final = stage_layers(shape, setup)
     is_last, is_first = np.equal(stage, setup.pp - 1), np.equal(stage, 0)
@@ -91,14 +92,15 @@ def stage_memory(shape: Shape, setup: Setup, stage: Number, device: Device | Non
     ends = is_first * shape.embedding_parameters + is_last * shape.head_parameters
     ends = ends + (is_last & ~is_first) * np.where(shape.tied, shape.vocab * shape.width, 0)
     held = (layers * shape.layer_parameters + ends) / setup.tp
+    trained = (layers * shape.layer_parameters * shape.trained + ends * shape.trained_ends) / setup.tp
     d, sharded = setup.dp, _sharded(setup)
     tokens = setup.micro_batch * shape.seq_len
     kept, working = _kept_and_working(shape, setup)
-    logits = is_last * tokens * shape.vocab / setup.tp * LOGIT_BYTES
+    logits = is_last * tokens * shape.columns / setup.tp * LOGIT_BYTES
     return MemoryUse(
         params=held * setup.weight_bytes / np.where(sharded, d, 1),
-        grads=held * setup.gradient_bytes / np.where(setup.among("data_parallel", "zero2", "zero3"), d, 1),
-        optimizer=held
+        grads=trained * setup.gradient_bytes / np.where(setup.among("data_parallel", "zero2", "zero3"), d, 1),
+        optimizer=trained
         * setup.optimizer_bytes
         / np.where(setup.among("data_parallel", "zero1", "zero2", "zero3"), d, 1),
         activations=tokens * (kept * layers * in_flight(setup, stage) + working),
@@ -136,10 +138,9 @@ def layer_bytes(shape: Shape, setup: Setup) -> Number:
     share = np.where(setup.sequence_parallel, setup.tp, 1)
     entering = 2 * a * width / np.where(setup.keeps_gathered, 1, share)
     stream = entering + width * (2 * s + 2 * np.asarray(setup.dropout)) / share
-    projections = a * width * (2 + 2 * shape.kv_share)
-    feed_forward = a * shape.hidden * np.where(shape.gated, 4, 2)
     scores = np.where(setup.fused_attention, 4 * shape.heads, shape.heads * shape.seq_len * _score_bytes(setup))
-    return stream + (projections + feed_forward + scores) / setup.tp
+    inside = a * (shape.projected + shape.fed) + scores
+    return shape.keeps_stream * stream + shape.keeps_inside * inside / setup.tp
 
 
 def _score_bytes(setup: Setup) -> Number:
@@ -152,10 +153,11 @@ def _kept_and_working(shape: Shape, setup: Setup) -> tuple[Number, Number]:
     whole = layer_bytes(shape, setup)
     a, share = setup.activation_bytes, np.where(setup.sequence_parallel, setup.tp, 1)
     entry = setup.stream_bytes * shape.width / share
-    core = a * shape.width / setup.tp
-    products = a * ((1 + 2 * shape.kv_share) * shape.width + (1 + 1 * shape.gated) * shape.hidden) / setup.tp
+    core = a * shape.inside / setup.tp
+    hidden = shape.active * shape.hidden
+    products = a * ((1 + 2 * shape.kv_share) * shape.inside + (1 + 1 * shape.gated) * hidden) / setup.tp
     outputs = 2 * a * shape.width / share
-    every_second = a * (shape.width * (1 + shape.kv_share) + shape.hidden) / setup.tp + a * shape.width / share
+    every_second = a * (shape.inside * (1 + shape.kv_share) + hidden) / setup.tp + a * shape.width / share
     scores = shape.heads * shape.seq_len * _score_bytes(setup) / setup.tp
     nth = setup.among("activation_checkpoint", "nth") / setup.checkpoint_every
     kept = np.select(
@@ -175,7 +177,7 @@ def _kept_and_working(shape: Shape, setup: Setup) -> tuple[Number, Number]:
         ],
         whole,
     )
-    turning = a * shape.hidden * (1 + 1 * shape.gated) / setup.tp + 2 * setup.stream_bytes * shape.width / share
+    turning = a * hidden * (1 + 1 * shape.gated) / setup.tp + 2 * setup.stream_bytes * shape.width / share
     return kept, whole - np.minimum(kept, whole) + turning
 
 
@@ -193,8 +195,9 @@ def _buffers(shape: Shape, setup: Setup, layers: Number, ends: Number, is_end: F
     resharded = np.logical_and(setup.reshard_after_forward, setup.among("data_parallel", "zero3"))
     units = np.where(resharded, units, layers)
     whole = (units * layer + 2 * ends / setup.tp) * setup.gather_bytes
-    turning = setup.layers_per_unit * (layer * np.maximum(setup.gather_bytes, setup.reduce_bytes) - freed)
-    local = (layers * layer + ends / setup.tp) * setup.gradient_bytes
+    reduced = layer * np.maximum(setup.gather_bytes, setup.reduce_bytes) * shape.trained
+    turning = setup.layers_per_unit * (reduced - freed)
+    local = (layers * layer * shape.trained + ends * shape.trained_ends / setup.tp) * setup.gradient_bytes
     flat = setup.among("data_parallel", "zero2") & np.logical_not(_sharded(setup))
     buckets = np.where(flat, np.minimum(2 * setup.bucket_mb * 1e6, local), 0)
     accumulating = np.logical_and(setup.among("gradients_apart", "accumulating"), setup.micro_batches > 1)

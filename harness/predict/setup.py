@@ -205,7 +205,7 @@ def stage_layers(shape: Shape, setup: Setup) -> tuple[Number, Number]:
     """
     layers, ranks = shape.layers, setup.pp
     others = np.maximum(ranks - 1, 1)
-    head = shape.vocab * shape.width / (shape.layer_weights + 2 * shape.seq_len * shape.width)
+    head = shape.columns * shape.width / (shape.work * shape.layer_weights + 2 * shape.seq_len * shape.width)
     low = np.clip(np.floor((layers + head) / ranks - head), 1, layers)
     slow = [np.maximum(np.ceil((layers - n) / others), n + head) for n in (low, low + 1)]
     last = np.where(setup.balanced, np.where(slow[0] <= slow[1], low, low + 1), np.floor(layers / ranks))

@@ -1,4 +1,4 @@
-"""A transformer as formulas see it: its dimensions, and what follows from them.
+"""A transformer as formulas see it: its dimensions, and what follows from them or was counted of its model.
 
 Every dimension may be a numpy array instead of a number; then every property is one too, element by element.
 """
@@ -6,13 +6,14 @@ Every dimension may be a numpy array instead of a number; then every property is
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from harness.errors import InputError
-from strategies.facts import ModelFacts
+from strategies.facts import Counted, ModelFacts
 
 Number: TypeAlias = Any
 """A number, or a numpy array of numbers that formulas take element by element."""
@@ -27,7 +28,11 @@ CLOSE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A decoder-only transformer; a stack of equal layers between an embedding and an output projection."""
+    """A stack of equal layers between an embedding and an output projection.
+
+    A model whose layers differ, or differ from those of a GPT, is described by their mean and by what was counted of
+    them (`strategies.facts.Counted`): an encoder and a decoder, experts, adapters beside frozen matrices.
+    """
 
     width: Number
     """Features of the stream between layers."""
@@ -51,6 +56,32 @@ class Shape:
     """Whether positions are learned, `seq_len` rows of `width`."""
     biases: Flag = False
     """Whether matrices and norms have biases."""
+    attention: Number = 0
+    """Features of all heads together; 0: as many as `width`."""
+    experts: Number = 1
+    """Feed-forward parts of a layer."""
+    active: Number = 1
+    """Those of them that a token goes through."""
+    counted_layer: Number = 0
+    """Parameters of a layer as they were counted; 0: as the formula has them."""
+    counted_ends: Number = 0
+    """Likewise of what is around the layers."""
+    trained: Number = 1.0
+    """Share of a layer's parameters that are trained."""
+    trained_ends: Number = 1.0
+    """Share of the parameters around the layers that are."""
+    work: Number = 1.0
+    """Counted FLOPs of a layer over the formula's."""
+    backward: Number = 2.0
+    """FLOPs of the backward pass over those of the forward pass: a frozen matrix has no gradient of its own."""
+    token_flops: Number = 0
+    """Counted FLOPs of a token, forward and backward; 0: as the formula has them."""
+    keeps_stream: Number = 1.0
+    """Counted bytes as wide as the stream that a layer keeps, over the formula's."""
+    keeps_inside: Number = 1.0
+    """Likewise of all else that a layer keeps."""
+    logits: Number = 0
+    """Numbers that the model returns for each token; 0: `vocab`."""
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "kv_heads", "hidden", "seq_len", "vocab"):
@@ -63,25 +94,32 @@ class Shape:
         parameters it has.
 
         Raises:
-            InputError: the model is no stack of attention layers with as many parameters, or is not trained whole, so
-                these formulas say nothing about it.
+            InputError: the model is no stack of attention layers, or nothing was counted of it and it has other
+                parameters than the formulas' or is not trained whole, so these say nothing about it.
         """
         if not (model.blocks and model.width and model.heads):
             raise InputError("closed forms are for transformers, but this model has no attention layers of one width")
         if model.quantized:
             raise InputError("closed forms are for parameters of one number format, but this model has some in 4 bits")
-        if model.frozen:
+        if model.counted is None and model.frozen:
             raise InputError("closed forms are for models that are trained whole, but this one is frozen in part")
+        if model.counted is None and model.experts:
+            raise InputError(
+                "closed forms are for experts that work at once, but those of this model run one after the other, and "
+                "what they keep depends on which tokens each gets; it is measured, not predicted"
+            )
         known: dict[str, Any] = {
             "width": model.width,
             "layers": len(model.blocks),
             "heads": model.heads,
             "kv_heads": model.kv_heads or model.heads,
             "hidden": model.hidden or 4 * model.width,
-            "seq_len": seq_len,
-            "vocab": model.vocab_size,
+            "seq_len": seq_len if model.vocab_size or not model.stream else model.stream[0],  # patches of a picture
+            "vocab": max(model.vocab_size, 1),
             "tied": model.tied,
         }
+        if model.counted is not None:
+            return cls._counted(model, model.counted, known)
         kinds = itertools.product((True, False), (False, True), (False, True))
         shapes = [cls(**known, positions=p, biases=b, gated=g) for p, b, g in kinds]
         nearest = min(shapes, key=lambda shape: abs(shape.parameters - model.parameters))
@@ -92,6 +130,51 @@ class Shape:
             )
         return nearest
 
+    @classmethod
+    def _counted(cls, model: ModelFacts, counted: Counted, known: Mapping[str, Any]) -> Shape:
+        """The shape with those dimensions that has what was counted."""
+        many = {"experts": model.experts or 1, "active": model.active_experts or 1}
+        plain = {**known, **many, "attention": model.heads * model.head_dim, "positions": False}
+        shapes = [cls(**plain, biases=b, gated=g) for b, g in itertools.product((False, True), (False, True))]
+        nearest = min(shapes, key=lambda shape: abs(shape.layer_parameters - counted.block_parameters))
+        tokens, layers = nearest.seq_len, nearest.layers
+        ends = model.parameters - layers * counted.block_parameters
+        trained_ends = model.parameters - model.frozen - layers * counted.block_trained
+        scores = 4 * tokens * nearest.inside
+        return replace(
+            nearest,
+            counted_layer=counted.block_parameters,
+            counted_ends=ends,
+            trained=counted.block_trained / counted.block_parameters,
+            trained_ends=min(max(trained_ends / ends, 0.0), 1.0),
+            work=counted.block_flops / (tokens * (2 * nearest.layer_weights + scores)),
+            backward=counted.flops / counted.forward_flops - 1,
+            token_flops=counted.flops / tokens,
+            keeps_stream=counted.kept_stream / (tokens * 4 * 4 * nearest.width),
+            keeps_inside=counted.kept_inside / (tokens * 4 * (nearest.projected + nearest.fed + nearest.heads)),
+            logits=counted.outputs / tokens,
+        )
+
+    @property
+    def inside(self) -> Number:
+        """Features of all heads together."""
+        return np.where(np.greater(self.attention, 0), self.attention, self.width)
+
+    @property
+    def columns(self) -> Number:
+        """Numbers that the model returns for each token."""
+        return np.where(np.greater(self.logits, 0), self.logits, self.vocab)
+
+    @property
+    def projected(self) -> Number:
+        """Features of a token that a layer keeps of attention: queries, keys, values, and their weighted sum."""
+        return (2 + 2 * self.kv_share) * self.inside
+
+    @property
+    def fed(self) -> Number:
+        """Features of a token that a layer keeps of its feed-forward part."""
+        return self.hidden * self.active * np.where(self.gated, 4, 2)
+
     @property
     def kv_share(self) -> Number:
         """Width of keys (or of values) as a share of the width of queries."""
@@ -99,27 +182,35 @@ class Shape:
 
     @property
     def layer_weights(self) -> Number:
-        """Elements of the matrices of one layer: 12 width^2 where hidden is 4 width and every head has its own keys."""
-        attention = (2 + 2 * self.kv_share) * self.width**2
-        return attention + (2 + 1 * self.gated) * self.width * self.hidden
+        """Elements of the matrices of one layer that a token is multiplied by: 12 width^2 where hidden is 4 width and
+        every head has its own keys."""
+        return self.projected * self.width + self.active * self._expert
 
     @property
     def layer_parameters(self) -> Number:
         """Parameters of one layer, norms included."""
         norms = 2 * self.width * (1 + 1 * self.biases)
         biases = (1 * self.biases) * ((3 + 2 * self.kv_share) * self.width + (1 + 1 * self.gated) * self.hidden)
-        return self.layer_weights + norms + biases
+        formula = self.layer_weights + (self.experts - self.active) * self._expert + norms + biases
+        return np.where(np.greater(self.counted_layer, 0), self.counted_layer, formula)
+
+    @property
+    def _expert(self) -> Number:
+        """Elements of the matrices of a feed-forward part."""
+        return (2 + 1 * self.gated) * self.width * self.hidden
 
     @property
     def embedding_parameters(self) -> Number:
         """Parameters of what stands before the layers."""
-        return (self.vocab + (1 * self.positions) * self.seq_len) * self.width
+        formula = (self.vocab + (1 * self.positions) * self.seq_len) * self.width
+        counted = np.maximum(self.counted_ends - self.head_parameters, 0)
+        return np.where(np.greater(self.counted_ends, 0), counted, formula)
 
     @property
     def head_parameters(self) -> Number:
         """Parameters of what stands behind the layers and belongs to nothing else: the last norm, and the projection
         unless it is tied."""
-        return self.width * (1 + 1 * self.biases) + (1 - 1 * self.tied) * self.vocab * self.width
+        return self.width * (1 + 1 * self.biases) + (1 - 1 * self.tied) * self.columns * self.width
 
     @property
     def parameters(self) -> Number:
@@ -134,4 +225,5 @@ class Shape:
         (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
         """
         matrices = self.layers * self.layer_weights + self.vocab * self.width
-        return 6 * matrices + 12 * self.layers * self.seq_len * self.width
+        formula = 6 * matrices + 12 * self.layers * self.seq_len * self.width
+        return np.where(np.greater(self.token_flops, 0), self.token_flops, formula)

@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.rank.main import build
 from harness.rank.observe import watching
+from harness.workloads import hollow
 from harness.workloads.workload import Workload
 from strategies import collectives, ddp, pipeline_parallel, training
 from strategies.facts import Facts
@@ -120,7 +121,7 @@ def _in_batches(workload: Workload, plan: Settings) -> list[tuple[float, Workloa
 def _in_depth(workload: Workload, plan: Settings, facts: Facts, rank: int) -> list[tuple[float, Workload]]:
     """Shallower workloads, likewise."""
     held = _blocks_of(facts, plan, rank)
-    if held < DEEP or not hasattr(workload, "blocks"):
+    if held < DEEP:
         return [(1.0, workload)]
     stages = int(plan["pp"]) * pipeline_parallel.STAGES_PER_RANK.get(str(plan.get("pp_schedule")), 1)
     least = 3 + int(plan.get("prefetch", 0)) * int(plan.get("blocks_per_unit", 1))
@@ -128,7 +129,9 @@ def _in_depth(workload: Workload, plan: Settings, facts: Facts, rank: int) -> li
         return [(1.0, workload)]
     by_count: dict[int, Workload] = {}
     for blocks in (least, 2 * least):
-        shallow = replace(workload, blocks=blocks * stages)  # type: ignore[call-arg]
+        shallow = workload.shallow(blocks * stages)
+        if shallow is None:
+            return [(1.0, workload)]
         by_count[_blocks_of(replace(facts, model=shallow.facts()), plan, rank)] = shallow
     fewer, more = by_count
     return _line(held, (fewer, more), by_count.__getitem__)
@@ -177,6 +180,7 @@ def once(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
         stack.enter_context(_stand_ins(facts.device_type))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_Scalars())
+        stack.enter_context(hollow.Grouped())
         built = build(workload, plan, facts, torch.device("cpu"), _valueless)
         samples = workload.samples(0, np.array([0])).items()
         batch = {name: _fake_samples(built, sample) for name, sample in samples}
@@ -239,8 +243,9 @@ class _Operators(TorchDispatchMode):
 def _stand_ins(device_type: str) -> Iterator[None]:
     """While it is entered, strategies meet what works with fake tensors.
 
-    A device mesh is made of real tensors, and so are its axes. The fake process group has no name of its own for what
-    it stands for, so whether ranks exchange chunks point to point is said here.
+    A device mesh is made of real tensors, and so are its axes and the pairs of ranks that hold both ends of a model.
+    The fake process group has no name of its own for what it stands for, so whether ranks exchange chunks point to
+    point is said here.
     """
 
     def mesh(*args: Any, **kwargs: Any) -> Any:
@@ -253,7 +258,14 @@ def _stand_ins(device_type: str) -> Iterator[None]:
         with unset_fake_temporarily():
             return whole(mesh, names)
 
+    tie = pipeline_parallel.tie_ends
+
+    def ends(*args: Any) -> None:
+        with unset_fake_temporarily():
+            tie(*args)
+
     swapped: list[tuple[Any, str, Any]] = [
+        (pipeline_parallel, "tie_ends", ends),
         (training, "init_device_mesh", mesh),
         (DeviceMesh, "__getitem__", axis),
         (collectives, "exchanges_chunks", lambda group: device_type == "cpu"),

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from harness.workloads import (
+    counting,
     hf_model,
     hf_plans,
     hf_weights,
@@ -224,7 +225,21 @@ def surveyed(
     def loss(outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
         return _loss(outputs, batch, examples.predictions)
 
-    return surveying.look(model, inputs, loss, examples.shaped(), pattern, keep_dropout)
+    shaped, known = examples.shaped(), hf_model.configuration(config)
+    survey = surveying.look(model, inputs, loss, shaped, pattern, keep_dropout)
+    heads, width = int(getattr(known, "num_attention_heads", 0) or 0), int(getattr(known, "hidden_size", 0) or 0)
+    if not (heads and width):
+        return survey
+
+    def shallow() -> nn.Module:
+        short, _ = hf_model.canonical(
+            json.loads(config), counting.SHALLOW, Path("config.json"), keep_dropout=keep_dropout
+        )
+        with hollow.parameters():
+            return _made(short, task, lora, 0, inputs=inputs)
+
+    inside = heads * hf_model.head_dim(known)
+    return replace(survey, counted=counting.count(survey, shallow, inputs, shaped, width, inside))
 
 
 @lru_cache(maxsize=8)
@@ -246,7 +261,8 @@ def _dimensions(config: str, task: str, lora: hf_model.Lora, blocks: tuple[str, 
         "sequence_parallel": tokens is not None,
         "heads": heads,
         "kv_heads": kv_heads if kv_heads != heads else 0,
-        "head_dim": int(getattr(known, "head_dim", 0) or (width // heads if heads else 0)),
+        "head_dim": hf_model.head_dim(known),
+        **hf_model.experts(known),
         "vocab_size": int(getattr(known, "vocab_size", 0) or 0),
         "width": width,
         "hidden": int(getattr(known, "intermediate_size", 0) or getattr(known, "d_ff", 0) or 0),

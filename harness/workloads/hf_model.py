@@ -198,6 +198,20 @@ def configuration(text: str) -> Any:
     return library().AutoConfig.for_model(**json.loads(text))
 
 
+def head_dim(known: Any) -> int:
+    """Features of an attention head; 0 if there are no heads."""
+    heads, width = (int(getattr(known, name, 0) or 0) for name in ("num_attention_heads", "hidden_size"))
+    own = getattr(known, "head_dim", 0) or getattr(known, "d_kv", 0)
+    return int(own or (width // heads if heads else 0))
+
+
+def experts(known: Any) -> dict[str, int]:
+    """What strategies may know of a model's experts."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    number = next((value for name in names if isinstance(value := getattr(known, name, None), int)), 0)
+    return {"experts": number, "active_experts": int(getattr(known, "num_experts_per_tok", 0) or 0)} if number else {}
+
+
 def make(text: str, task: str, attention: str | None) -> nn.Module:
     """The model as transformers makes it, in fp32.
 

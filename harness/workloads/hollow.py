@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @contextlib.contextmanager
@@ -29,3 +31,19 @@ def parameters() -> Iterator[None]:
             yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+class Grouped(TorchDispatchMode):
+    """Gives grouped products of fake tensors in fp32 their shape: torch's own rule knows those in bf16 alone, though a
+    CPU computes both."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.ops.aten._grouped_mm.default or args[0].dtype is torch.bfloat16:
+            return func(*args, **kwargs)
+        left, right = args[:2]
+        groups = args[2] if len(args) > 2 else kwargs.get("offs")
+        rows, columns = left.shape[-2], right.shape[-1]
+        if left.ndim == right.ndim == 2:
+            return left.new_empty(len(groups), rows, columns)
+        return left.new_empty(*(left.shape[:-2] if right.ndim == 3 else ()), rows, columns)

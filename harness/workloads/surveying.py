@@ -19,7 +19,7 @@ from harness.errors import InputError
 from harness.workloads import staging
 from harness.workloads.staging import Row
 from strategies import dropout as dropping
-from strategies.facts import ModelFacts
+from strategies.facts import Counted, ModelFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,12 @@ class Survey:
     """Modules that drop -> of one sample, the shapes of what they drop from; empty if none may."""
     flops: float
     """Of one sample, forward and backward."""
+    forward_flops: float
+    """Of one sample, forward."""
+    blocks_flops: float
+    """Of the forward pass of all blocks for one sample."""
+    outputs: int
+    """Numbers that the model returns for one sample."""
     block_flops: float
     """Of the forward pass of the first block for one sample; 0 without blocks."""
     head_flops: float
@@ -50,6 +56,8 @@ class Survey:
     """Whether a block shares a parameter with another, or with what is around the blocks."""
     row: Row
     """How it can be cut into stages."""
+    counted: Counted | None = None
+    """What a sample takes, if `harness.workloads.counting` looked."""
     head: str
     """Name of the linear layer whose outputs the model returns as they are; "" if there is none."""
 
@@ -68,6 +76,7 @@ class Survey:
             tied=self.tied,
             shared_blocks=self.shared_blocks,
             keeps_dropout=bool(self.kept),
+            counted=self.counted,
             **known,
         )
 
@@ -98,7 +107,7 @@ def look(
     blocks = _matching(model, pattern) if pattern else _lists(model)
     dropout = () if keep_dropout else without_dropout(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
-        _without_content(model)
+        without_content(model)
         one = {name: torch.empty((1, *t.shape[1:]), dtype=t.dtype) for name, t in batch.items()}
         kept = _kept(model, inputs, batch) if keep_dropout else {}
         dropping.keep(model, 0, kept)
@@ -123,6 +132,9 @@ def look(
         dropout=dropout,
         kept=kept,
         flops=float(counter.get_total_flops()),
+        forward_flops=by_module[""],
+        blocks_flops=sum(by_module.get(name, 0.0) for name in blocks),
+        outputs=outputs.numel(),
         block_flops=by_module.get(blocks[0], 0.0) if blocks else 0.0,
         head_flops=by_module[""] - sum(by_module.get(n, 0.0) for n in (*row.stem, *blocks)) if row.stem else 0.0,
         shared_blocks=staging.shared(model, blocks),
@@ -249,7 +261,7 @@ def without_dropout(model: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _without_content(model: nn.Module) -> None:
+def without_content(model: nn.Module) -> None:
     """Under fake tensors: parameters that have shapes alone become ones that can be computed with; ties stay ties."""
     made: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():

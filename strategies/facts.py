@@ -54,10 +54,11 @@ class Counted:
     """FLOPs of the forward and the backward pass."""
     outputs: int
     """Numbers that the model returns."""
-    kept_stream: float
-    """Bytes in fp32 that a block keeps for its backward pass and that are as wide as the stream between blocks."""
-    kept_inside: float
-    """Bytes in fp32 of all else that it keeps."""
+    kept_stream: tuple[float, float]
+    """Bytes that a block keeps for its backward pass and that are as wide as the stream between blocks, of a model in
+    fp32 and of one in bf16."""
+    kept_inside: tuple[float, float]
+    """Likewise of all else that it keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)

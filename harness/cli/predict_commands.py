@@ -137,6 +137,8 @@ def question_of(workload: str | None, cluster: Cluster, pairs: Sequence[str], op
     fixed = parse_settings(pairs, strategies.knobs(strategies.registry().values()))
     model = made.facts()
     if options.get("vocab"):
+        if model.counted is not None:
+            raise InputError(f"--vocab is for models of this package; {made.name} has that of its config.json")
         model = replace(model, vocab_size=int(options["vocab"]))
     return Question(
         name=made.name,

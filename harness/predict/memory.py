@@ -132,7 +132,8 @@ def layer_bytes(shape: Shape, setup: Setup) -> Number:
 
     In 16 bits, with h = width and hidden = 4 h: 32 h (34 with dropout), and 5 bytes for each of heads x seq_len scores
     where attention is not fused; tensor parallelism divides all but the 8 h (10 h) of the stream, and sequence
-    parallelism those too, but for what it gathered and keeps (Korthikanti et al. 2022, section 4).
+    parallelism those too, but for what it gathered and keeps (Korthikanti et al. 2022, section 4). Of a model that was
+    counted, both parts are multiplied by what its layers were seen to keep.
     """
     a, s, width = setup.activation_bytes, setup.stream_bytes, shape.width
     share = np.where(setup.sequence_parallel, setup.tp, 1)
@@ -140,7 +141,9 @@ def layer_bytes(shape: Shape, setup: Setup) -> Number:
     stream = entering + width * (2 * s + 2 * np.asarray(setup.dropout)) / share
     scores = np.where(setup.fused_attention, 4 * shape.heads, shape.heads * shape.seq_len * _score_bytes(setup))
     inside = a * (shape.projected + shape.fed) + scores
-    return shape.keeps_stream * stream + shape.keeps_inside * inside / setup.tp
+    wide = np.where(np.less(s, 4), shape.keeps_stream_16, shape.keeps_stream)
+    deep = np.where(np.less(a, 4), shape.keeps_inside_16, shape.keeps_inside)
+    return wide * stream + deep * inside / setup.tp
 
 
 def _score_bytes(setup: Setup) -> Number:

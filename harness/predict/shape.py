@@ -77,9 +77,13 @@ class Shape:
     token_flops: Number = 0
     """Counted FLOPs of a token, forward and backward; 0: as the formula has them."""
     keeps_stream: Number = 1.0
-    """Counted bytes as wide as the stream that a layer keeps, over the formula's."""
+    """Counted bytes as wide as the stream that a layer keeps in fp32, over the formula's."""
     keeps_inside: Number = 1.0
     """Likewise of all else that a layer keeps."""
+    keeps_stream_16: Number = 1.0
+    """As `keeps_stream`, in 16 bits."""
+    keeps_inside_16: Number = 1.0
+    """As `keeps_inside`, in 16 bits."""
     logits: Number = 0
     """Numbers that the model returns for each token; 0: `vocab`."""
 
@@ -140,18 +144,21 @@ class Shape:
         tokens, layers = nearest.seq_len, nearest.layers
         ends = model.parameters - layers * counted.block_parameters
         trained_ends = model.parameters - model.frozen - layers * counted.block_trained
-        scores = 4 * tokens * nearest.inside
+        scores, features = 4 * tokens * nearest.inside, nearest.projected + nearest.fed
+        stream, inside = ([size / tokens for size in kept] for kept in (counted.kept_stream, counted.kept_inside))
         return replace(
             nearest,
             counted_layer=counted.block_parameters,
             counted_ends=ends,
             trained=counted.block_trained / counted.block_parameters,
             trained_ends=min(max(trained_ends / ends, 0.0), 1.0),
-            work=counted.block_flops / (tokens * (2 * nearest.layer_weights + scores)),
+            work=float(counted.block_flops / (tokens * (2 * nearest.layer_weights + scores))),
             backward=counted.flops / counted.forward_flops - 1,
             token_flops=counted.flops / tokens,
-            keeps_stream=counted.kept_stream / (tokens * 4 * 4 * nearest.width),
-            keeps_inside=counted.kept_inside / (tokens * 4 * (nearest.projected + nearest.fed + nearest.heads)),
+            keeps_stream=stream[0] / (4 * nearest.width * 4),
+            keeps_stream_16=stream[1] / (4 * nearest.width * 2),
+            keeps_inside=float(inside[0] / (4 * features + 4 * nearest.heads)),
+            keeps_inside_16=float(inside[1] / (2 * features + 4 * nearest.heads)),
             logits=counted.outputs / tokens,
         )
 

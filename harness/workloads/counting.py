@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from harness.workloads import hollow, surveying
 from harness.workloads.surveying import Survey
@@ -39,31 +39,19 @@ def count(
     """
     if not survey.blocks:
         return None
-    model = shallow()
-    model.train()
-    surveying.without_dropout(model)
     stacks = Counter(name.rpartition(".")[0] for name in survey.blocks)
-    last = {stack: model.get_submodule(f"{stack}.{SHALLOW - 1}") for stack in stacks}
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), hollow.Grouped():
-        surveying.without_content(model)
-        held = {stack: _parameters(block) for stack, block in last.items()}
-        watched = {stack: _Kept(model, block) for stack, block in last.items()}
-        one = [torch.empty((1, *batch[name].shape[1:]), dtype=batch[name].dtype) for name in inputs]
-        try:
-            with torch.autograd.graph.saved_tensors_hooks(_packing(list(watched.values())), lambda kept: kept):
-                outputs = model(*one)
-        except torch._subclasses.fake_tensor.DataDependentOutputException:
-            return None
-        del outputs
+    exact, low = (_kept(shallow(), inputs, batch, tuple(stacks), dtype) for dtype in (torch.float32, torch.bfloat16))
+    if exact is None or low is None:
+        return None
+    held = {stack: seen.parameters_of_block for stack, seen in exact.items()}
     blocks = len(survey.blocks)
 
     def mean(of: Callable[[str], float]) -> float:
         return sum(of(stack) * number for stack, number in stacks.items()) / blocks
 
-    def stream(stack: str) -> float:
-        seen = watched[stack]
+    def stream(seen: _Kept) -> float:
         # What goes into the layer after attention may be as wide as the stream, and is none.
-        return max(seen.wide(width) - 4.0 * seen.tokens * width * (width == inside), 0.0)
+        return max(seen.wide(width) - seen.size * seen.tokens * width * (width == inside), 0.0)
 
     return Counted(
         block_parameters=mean(lambda stack: held[stack][0]),
@@ -72,15 +60,38 @@ def count(
         forward_flops=survey.forward_flops,
         flops=survey.flops,
         outputs=survey.outputs,
-        kept_stream=mean(stream),
-        kept_inside=mean(lambda stack: watched[stack].total - stream(stack)),
+        kept_stream=(mean(lambda stack: stream(exact[stack])), mean(lambda stack: stream(low[stack]))),
+        kept_inside=(
+            mean(lambda stack: exact[stack].total - stream(exact[stack])),
+            mean(lambda stack: low[stack].total - stream(low[stack])),
+        ),
     )
 
 
-def _parameters(block: nn.Module) -> tuple[int, int]:
-    """(all, trained)."""
-    sizes = [(p.numel(), p.requires_grad) for p in block.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+def _kept(
+    model: nn.Module,
+    inputs: Sequence[str],
+    batch: Mapping[str, torch.Tensor],
+    stacks: Sequence[str],
+    dtype: torch.dtype,
+) -> dict[str, _Kept] | None:
+    """Stack -> what its last block keeps of one sample; None if that depends on the values of tensors."""
+    model.train().to(dtype)
+    surveying.without_dropout(model)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"), hollow.Grouped():
+        surveying.without_content(model)
+        watched = {stack: _Kept(model, model.get_submodule(f"{stack}.{SHALLOW - 1}"), dtype) for stack in stacks}
+        one = [
+            torch.empty((1, *t.shape[1:]), dtype=dtype if t.is_floating_point() else t.dtype)
+            for t in (batch[name] for name in inputs)
+        ]
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(_packing(list(watched.values())), lambda kept: kept):
+                outputs = model(*one)
+        except DataDependentOutputException:
+            return None
+        del outputs
+    return watched
 
 
 @dataclass
@@ -89,10 +100,12 @@ class _Kept:
 
     model: nn.Module
     block: nn.Module
+    dtype: torch.dtype
+    """Of the parameters."""
     tokens: int = 0
     """Of the stream."""
     by_width: Counter[int] = field(default_factory=Counter)
-    """Features of the last dimension -> bytes."""
+    """Features of the last dimension -> bytes; 0 for what is no row of vectors."""
     inside: bool = False
 
     def __post_init__(self) -> None:
@@ -108,6 +121,17 @@ class _Kept:
 
         self.block.register_forward_pre_hook(begins, with_kwargs=True)
         self.block.register_forward_hook(ends)
+
+    @property
+    def size(self) -> int:
+        """Bytes of an element of the parameters."""
+        return self.dtype.itemsize
+
+    @property
+    def parameters_of_block(self) -> tuple[int, int]:
+        """(all, trained)."""
+        sizes = [(p.numel(), p.requires_grad) for p in self.block.parameters()]
+        return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
     def wide(self, width: int) -> float:
         """Bytes of what is so wide."""
@@ -125,7 +149,7 @@ def _packing(watched: Sequence[_Kept]) -> Callable[[torch.Tensor], torch.Tensor]
         storage = tensor.untyped_storage()
         for one in watched:
             if storage._cdata not in one.parameters and storage._cdata not in seen and one.inside:
-                one.by_width[tensor.shape[-1] if tensor.ndim else 0] += storage.nbytes()
+                one.by_width[tensor.shape[-1] if tensor.ndim in (2, 3) else 0] += storage.nbytes()
         seen.add(storage._cdata)
         return tensor
 

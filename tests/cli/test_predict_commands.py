@@ -59,7 +59,8 @@ def test_plans_of_a_cluster_are_ranked_with_memory_shares_and_where_the_error_is
 def test_the_text_names_each_plan_once() -> None:
     printed = harness("predict", "--workload", "124m", "--cluster", "8xH100", "--top", "2").stdout.splitlines()
     assert printed[0].startswith("workload  gpt-124m, global batch")
-    assert len(printed) == 7
+    assert printed[3].startswith("software  ")
+    assert len(printed) == 8
 
 
 def test_one_plan_can_be_asked_for() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from harness.workloads import hollow, surveying
 from harness.workloads.surveying import Survey
@@ -88,7 +88,7 @@ def _kept(
         try:
             with torch.autograd.graph.saved_tensors_hooks(_packing(list(watched.values())), lambda kept: kept):
                 outputs = model(*one)
-        except DataDependentOutputException:
+        except (DataDependentOutputException, DynamicOutputShapeException):
             return None
         del outputs
     return watched

@@ -156,3 +156,19 @@ def test_samplers_are_replayed_on_each_group_of_a_table(tmp_path: Path) -> None:
     assert all(len(one["regret_after"]) == 4 for one in samplers)
     printed = harness("replay", "--table", "runs.csv", "--hardware", "A100-80", *options).stdout
     assert printed.splitlines()[0].startswith("2 groups with 20 plans")
+
+
+def test_devices_that_train_a_model_are_listed_by_how_many_it_takes() -> None:
+    found = answer("predict", "--workload", "1.3b", "--fits")
+    listed = found["devices"]
+    assert isinstance(listed, list)
+    numbers = [row["number"] for row in listed]
+    assert len(numbers) > 5
+    assert numbers == sorted(numbers)
+    assert all(row["needed_bytes"] <= row["memory_bytes"] for row in listed)
+
+
+def test_what_fits_is_asked_of_every_device() -> None:
+    refused = harness("predict", "--fits", "--cluster", "8xH100")
+    assert refused.exit_code == 2
+    assert "leave --cluster out" in refused.output

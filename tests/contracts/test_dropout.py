@@ -33,7 +33,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "llama": {"attention_dropout": 0.2},
 }
 """What families that drop little are given."""
-USUAL = {("own", "ddp"), ("own", "interleaved-checkpoint"), ("bert", "tp"), ("gpt-neox", "sequence"), ("t5", "ddp")}
+USUAL = {("own", "interleaved-checkpoint"), ("bert", "tp"), ("gpt-neox", "sequence")}
 
 
 @pytest.fixture(scope="module")

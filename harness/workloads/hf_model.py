@@ -203,7 +203,11 @@ def experts(known: Any) -> dict[str, int]:
     """What strategies may know of a model's experts."""
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     number = next((value for name in names if isinstance(value := getattr(known, name, None), int)), 0)
-    return {"experts": number, "active_experts": int(getattr(known, "num_experts_per_tok", 0) or 0)} if number else {}
+    if not number:
+        return {}
+    hidden = int(getattr(known, "moe_intermediate_size", 0) or getattr(known, "intermediate_size", 0) or 0)
+    active = int(getattr(known, "num_experts_per_tok", 0) or 0)
+    return {"experts": number, "active_experts": active, "hidden": hidden}
 
 
 def make(text: str, task: str, attention: str | None) -> nn.Module:

@@ -79,7 +79,7 @@ def layer_seconds(shape: Shape, setup: Setup, device: Device) -> Layer:
 
 def head_seconds(shape: Shape, setup: Setup, device: Device) -> Number:
     """The output projection and the loss of one micro-batch, forward and backward."""
-    tokens, columns = setup.micro_batch * shape.seq_len, shape.columns / setup.tp
+    tokens, columns = setup.micro_batch * shape.seq_len, shape.columns / shape.divides_ends(setup.tp)
     product = product_seconds(device, device.peak(setup.compute), tokens, columns, shape.width)
     return (1 + shape.backward) * product + tokens * columns * device.efficiency.logit_bytes / _memory_rate(device)
 
@@ -182,9 +182,12 @@ def exchange_seconds(shape: Shape, setup: Setup, device: Device, layer: Layer, l
     def one(size: Number, volume: Number) -> Number:
         return travels * collective_seconds(device, size, setup.dp, setup.tp, volume)
 
+    zero3 = setup.among("data_parallel", "zero3")
+    padded = np.where(zero3, shape.padded(setup.dp), 1)
+    trained = trained * np.where(np.less(shape.trained, 0.5), 1, padded)
     reduce = one(trained * setup.reduce_bytes, np.where(divided, 1, 2)) * repeats
     gathers = np.where(setup.among("data_parallel", "zero3"), (1 + 1 * setup.reshard_after_forward) * repeats, 1)
-    moved = np.where(setup.among("data_parallel", "zero3"), local, trained)
+    moved = np.where(zero3, local * padded, trained)
     gather = one(moved * setup.gather_bytes, 1) * divided * gathers
     backward, forward = layers * (layer.total - layer.forward), layers * layer.forward
     cover = np.where(divided, np.minimum(gather, forward * gathers), 0) + np.minimum(reduce, backward * repeats)
@@ -210,8 +213,8 @@ def update_seconds_each(setup: Setup, device: Device) -> Number:
 def local_parameters(shape: Shape, setup: Setup, layers: Number) -> tuple[Number, Number]:
     """(all, trained) parameters of a rank of the slowest stage, before data-parallel ranks divide them."""
     embeddings = np.where(setup.pp > 1, shape.vocab * shape.width, shape.embedding_parameters + shape.head_parameters)
-    inner = layers * shape.layer_parameters
-    return (inner + embeddings) / setup.tp, (inner * shape.trained + embeddings * shape.trained_ends) / setup.tp
+    inner, embeddings = layers * shape.layer_parameters / setup.tp, embeddings / shape.divides_ends(setup.tp)
+    return inner + embeddings, inner * shape.trained + embeddings * shape.trained_ends
 
 
 def _quicker_update(setup: Setup) -> Number:

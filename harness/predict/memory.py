@@ -91,12 +91,14 @@ def stage_memory(shape: Shape, setup: Setup, stage: Number, device: Device | Non
     layers = np.where(is_last, final, most)
     ends = is_first * shape.embedding_parameters + is_last * shape.head_parameters
     ends = ends + (is_last & ~is_first) * np.where(shape.tied, shape.vocab * shape.width, 0)
-    held = (layers * shape.layer_parameters + ends) / setup.tp
-    trained = (layers * shape.layer_parameters * shape.trained + ends * shape.trained_ends) / setup.tp
-    d, sharded = setup.dp, _sharded(setup)
+    sharded, d = _sharded(setup), setup.dp
+    layer = shape.layer_parameters * np.where(sharded, shape.padded(d), 1)
+    ends = ends / shape.divides_ends(setup.tp)
+    held = layers * layer / setup.tp + ends
+    trained = layers * trained_of_layer(shape, layer) / setup.tp + ends * shape.trained_ends
     tokens = setup.micro_batch * shape.seq_len
     kept, working = _kept_and_working(shape, setup)
-    logits = is_last * tokens * shape.columns / setup.tp * LOGIT_BYTES
+    logits = is_last * tokens * shape.columns / shape.divides_ends(setup.tp) * LOGIT_BYTES
     return MemoryUse(
         params=held * setup.weight_bytes / np.where(sharded, d, 1),
         grads=trained * setup.gradient_bytes / np.where(setup.among("data_parallel", "zero2", "zero3"), d, 1),
@@ -108,6 +110,12 @@ def stage_memory(shape: Shape, setup: Setup, stage: Number, device: Device | Non
         logits=np.maximum(logits - tokens * working, 0),
         context=0.0 if device is None else device.context_bytes,
     )
+
+
+def trained_of_layer(shape: Shape, layer: Number) -> Number:
+    """Trained ones of a layer's parameters, of which there are more where stacked experts are padded; adapters are
+    not."""
+    return np.where(np.less(shape.trained, 0.5), shape.layer_parameters, layer) * shape.trained
 
 
 def _sharded(setup: Setup) -> Flag:
@@ -194,13 +202,15 @@ def _buffers(shape: Shape, setup: Setup, layers: Number, ends: Number, is_end: F
     Autocast keeps copies of the layers' weights. Stages receive streams and their gradients, at the ends one of both.
     """
     layer = shape.layer_parameters / setup.tp
+    padded = layer * np.where(_sharded(setup), shape.padded(setup.dp), 1)
     units = np.minimum(layers, setup.layers_per_unit * (1 + setup.prefetch))
     resharded = np.logical_and(setup.reshard_after_forward, setup.among("data_parallel", "zero3"))
     units = np.where(resharded, units, layers)
-    whole = (units * layer + 2 * ends / setup.tp) * setup.gather_bytes
-    reduced = layer * np.maximum(setup.gather_bytes, setup.reduce_bytes) * shape.trained
+    whole = (units * padded + 2 * ends) * setup.gather_bytes
+    reduced = trained_of_layer(shape, padded * setup.tp) / setup.tp
+    reduced = reduced * np.maximum(setup.gather_bytes, setup.reduce_bytes)
     turning = setup.layers_per_unit * (reduced - freed)
-    local = (layers * layer * shape.trained + ends * shape.trained_ends / setup.tp) * setup.gradient_bytes
+    local = (layers * layer * shape.trained + ends * shape.trained_ends) * setup.gradient_bytes
     flat = setup.among("data_parallel", "zero2") & np.logical_not(_sharded(setup))
     buckets = np.where(flat, np.minimum(2 * setup.bucket_mb * 1e6, local), 0)
     accumulating = np.logical_and(setup.among("gradients_apart", "accumulating"), setup.micro_batches > 1)

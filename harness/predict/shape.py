@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from harness.errors import InputError
-from strategies.facts import Counted, ModelFacts
+from strategies.facts import Counted, ModelFacts, Split
 
 Number: TypeAlias = Any
 """A number, or a numpy array of numbers that formulas take element by element."""
@@ -84,6 +84,8 @@ class Shape:
     """As `keeps_stream`, in 16 bits."""
     keeps_inside_16: Number = 1.0
     """As `keeps_inside`, in 16 bits."""
+    whole_ends: Flag = False
+    """Whether tensor parallelism leaves what is around the layers as it is."""
     logits: Number = 0
     """Numbers that the model returns for each token; 0: `vocab`."""
 
@@ -160,6 +162,7 @@ class Shape:
             keeps_inside=float(inside[0] / (4 * features + 4 * nearest.heads)),
             keeps_inside_16=float(inside[1] / (2 * features + 4 * nearest.heads)),
             logits=counted.outputs / tokens,
+            whole_ends=Split.VOCAB not in model.tensor_parallel.values(),
         )
 
     @property
@@ -200,6 +203,16 @@ class Shape:
         biases = (1 * self.biases) * ((3 + 2 * self.kv_share) * self.width + (1 + 1 * self.gated) * self.hidden)
         formula = self.layer_weights + (self.experts - self.active) * self._expert + norms + biases
         return np.where(np.greater(self.counted_layer, 0), self.counted_layer, formula)
+
+    def divides_ends(self, tp: Number) -> Number:
+        """Ranks of a tensor-parallel group of so many over which what is around the layers is divided."""
+        return np.where(self.whole_ends, 1, tp)
+
+    def padded(self, ranks: Number) -> Number:
+        """What FSDP2 holds of a layer on the fullest of so many ranks and sends between them, over an even share: it
+        divides a parameter by rows, and stacked experts have few."""
+        stacked = np.where(np.greater(self.experts, 1), self.experts * self._expert / self.layer_parameters, 0)
+        return 1 + np.minimum(stacked, 1) * (ranks * np.ceil(self.experts / ranks) / self.experts - 1)
 
     @property
     def _expert(self) -> Number:

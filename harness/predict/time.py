@@ -91,7 +91,7 @@ def step_time(shape: Shape, setup: Setup, device: Device) -> StepTime:
         compute=m * compute,
         exposed_communication=m * (slowest - compute) + seen.exchange * (exchange - hidden),
         overlapped_communication=hidden,
-        bubble=np.maximum(waiting, 0) / v,
+        bubble=np.where(p > 1, np.maximum(waiting, 0) / v, 0),
         optimizer=seen.update * update_seconds(shape, setup, device, layers),
         fixed=device.efficiency.fixed_s,
         tokens=setup.global_batch * shape.seq_len,

@@ -155,3 +155,27 @@ def test_a_published_run_needs_what_was_measured_within_a_tenth() -> None:
         "fsdp_mixed", dp=128, data_parallel="zero3", activation_checkpoint="half", micro_batch=2, global_batch=256
     )
     assert peak_memory(LLAMA, plan).reserved / 2**30 == pytest.approx(67.0, rel=0.1)
+
+
+def test_frozen_parameters_have_weights_alone() -> None:
+    frozen = dataclasses.replace(MODEL, trained=0.01, trained_ends=0.0)
+    use = peak_memory(frozen, setup("fp32", dp=2, data_parallel="ddp"))
+    updated = 0.01 * MODEL.layers * MODEL.layer_parameters
+    assert use.params == pytest.approx(4 * MODEL.parameters)
+    assert (use.grads, use.optimizer) == (pytest.approx(4 * updated), pytest.approx(8 * updated))
+
+
+def test_stacked_experts_are_divided_over_no_more_ranks_than_there_are() -> None:
+    """FSDP2 divides by rows: the first rank of 64 holds one of 8 experts, as much as of 8 ranks."""
+    experts = dataclasses.replace(MODEL, experts=8, active=2)
+    held = {dp: peak_memory(experts, setup("fp32", dp=dp, data_parallel="zero3")).params for dp in (4, 8, 64)}
+    stacked = 4 * experts.layers * 8 * 2 * experts.width * experts.hidden
+    assert held[4] == pytest.approx(4 * experts.parameters / 4)
+    assert held[64] == pytest.approx((4 * experts.parameters - stacked) / 64 + stacked / 8)
+
+
+def test_what_tensor_parallelism_leaves_whole_is_held_whole() -> None:
+    whole = dataclasses.replace(MODEL, whole_ends=True)
+    held = [stage_memory(shape, setup("fp32", tp=4), 0).params for shape in (MODEL, whole)]
+    ends = MODEL.embedding_parameters + MODEL.head_parameters
+    assert held[1] - held[0] == pytest.approx(4 * ends * 3 / 4)

@@ -1,8 +1,8 @@
-"""Dropout whose masks are functions of (seed, step, place in the model, sample, element), so that every plan drops alike.
+"""Dropout whose masks are functions of (seed, step, place in the model, sample, element): every plan drops alike.
 
 A mask is a hash of counters, as in Salmon et al. 2011 (Parallel random numbers: as easy as 1, 2, 3): nothing is drawn,
-so no generator has a state that micro-batches, ranks, recomputation or a pipeline's order could change. Of a tensor that
-tensor or sequence parallelism divides, each rank has its share of the undivided mask.
+so no generator has a state that micro-batches, ranks, recomputation or a pipeline's order could change. Of a tensor
+that tensor or sequence parallelism divides, each rank has its share of the undivided mask.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _here: Place | None = None
 def at(place: Place | None) -> Iterator[None]:
     """What runs meanwhile works on these samples. Autograd's threads see it too, which a context variable would not
     reach."""
-    global _here  # noqa: PLW0603
+    global _here
     before, _here = _here, place
     try:
         yield
@@ -214,9 +214,7 @@ def _dropping(kind: Any, key: str, whole: tuple[Shape, ...]) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {"forward": forward})
 
 
-def kept(
-    given: torch.Tensor, p: float, dims: int, place: Place, key: str, call: int, whole: Shape
-) -> torch.Tensor:
+def kept(given: torch.Tensor, p: float, dims: int, place: Place, key: str, call: int, whole: Shape) -> torch.Tensor:
     """Values with a share p of them zero and the others larger by 1 / (1 - p).
 
     Args:

@@ -23,6 +23,8 @@ class Options(TypedDict, total=False):
     data: PathLike
     field: str
     tokenizer: PathLike
+    keep_dropout: bool
+    trust_remote_code: bool
     target_loss: float
     global_batch: int | str | Sequence[int]
     precision: Names

@@ -47,6 +47,12 @@ Data = Annotated[Path | None, _train(help="Text, .jsonl, .parquet or .npy tokens
 Field = Annotated[str | None, _train(help="Field of .jsonl files, column of .parquet files.")]
 Tokenizer = Annotated[Path | None, _train(help="JSON file of the tokenizers package.")]
 SeqLen = Annotated[int | None, _train(help="Tokens of one sample.")]
+KeepDropout = Annotated[
+    bool | None, _train("--keep-dropout", help="Keep the model's dropout, with the same masks in every plan.")
+]
+TrustRemoteCode = Annotated[
+    bool | None, _train("--trust-remote-code", help="Run code that the folder of hf:PATH brings.")
+]
 WorldSize = Annotated[int | None, _search(help="Number of ranks.")]
 Seed = Annotated[int | None, _train(help="Of weights, data order and search.")]
 MemoryLimit = Annotated[str | None, _search(help="Memory of one rank, such as 6GiB.")]
@@ -69,6 +75,8 @@ def sweep(
     field: Field = None,
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
+    keep_dropout: KeepDropout = None,
+    trust_remote_code: TrustRemoteCode = None,
     global_batch: Annotated[str | None, _train(help="Samples of a step; several: 8,16,32.")] = None,
     target_loss: Annotated[float | None, _train(help="Loss of the objective time-to-loss.")] = None,
     strategies: Annotated[str | None, _search(help="Strategies in play, such as ddp,zero2,precision.")] = None,
@@ -122,6 +130,8 @@ def run(
     field: Field = None,
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
+    keep_dropout: KeepDropout = None,
+    trust_remote_code: TrustRemoteCode = None,
     global_batch: Annotated[int | None, _train(help="Samples of a step.")] = None,
     world_size: WorldSize = None,
     memory_limit: MemoryLimit = None,
@@ -190,6 +200,8 @@ def doctor(
         typer.Option("--self-test", help="Launch each kind of thing once, in under two minutes, and say what works."),
     ] = False,
     workload: Workload = None,
+    keep_dropout: KeepDropout = None,
+    trust_remote_code: TrustRemoteCode = None,
     world_size: WorldSize = None,
     as_json: Json = False,
 ) -> None:
@@ -197,10 +209,12 @@ def doctor(
     folder = results or Path("results")
     if self_test:
         guarded(lambda: commands.self_test(as_json))
+    asked = {"workload": workload, "keep_dropout": keep_dropout, "trust_remote_code": trust_remote_code}
+    options = {"results": folder, **asked, "world_size": world_size}
     if calibrate:
-        guarded(lambda: commands.calibrate(folder, workload, world_size, as_json))
+        guarded(lambda: commands.calibrate(options, as_json))
     if workload is not None:
-        guarded(lambda: commands.examine_workload(folder, workload, world_size, as_json))
+        guarded(lambda: commands.examine_workload(options, as_json))
     guarded(lambda: commands.doctor(folder, as_json))
 
 

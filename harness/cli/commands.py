@@ -232,16 +232,15 @@ def self_test(as_json: bool) -> int:
     return NOTHING_SUCCEEDED if any(line.state is State.FAILED for line in lines) else 0
 
 
-def examine_workload(results: Path, workload: str, world_size: int | None, as_json: bool) -> int:
-    """What was derived of a workload, and what is refused."""
+def examine_workload(options: dict[str, Any], as_json: bool) -> int:
+    """What was derived of a workload, and what is refused; the options are fields of `SweepConfig`."""
     from dataclasses import asdict
 
     from harness.sweeps.config import load_config
     from harness.sweeps.derived import examine
     from harness.sweeps.experiment import prepare
 
-    options = {"results": results, "workload": workload, "world_size": world_size}
-    experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
+    experiment = prepare(load_config(None, options))
     lines = list(examine(experiment))
     if as_json:
         print(json.dumps([asdict(line) for line in lines]))
@@ -252,8 +251,8 @@ def examine_workload(results: Path, workload: str, world_size: int | None, as_js
     return 0
 
 
-def calibrate(results: Path, workload: str | None, world_size: int | None, as_json: bool) -> int:
-    """Measure what predictions are made from, whether it is known or not."""
+def calibrate(options: dict[str, Any], as_json: bool) -> int:
+    """Measure what predictions are made from, whether it is known or not; the options are fields of `SweepConfig`."""
     from harness import launchers
     from harness.errors import MeasurementError
     from harness.rank import preload_for
@@ -262,10 +261,9 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     from harness.sweeps.experiment import prepare
     from harness.sweeps.launches import calibrated, make_runner
 
-    options = {"results": results, "workload": workload, "world_size": world_size}
-    experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
-    store, hardware_id = Store(results), experiment.hardware.hardware_id
-    with launchers.create("local", preload_for(workload)) as launcher:
+    experiment = prepare(load_config(None, options))
+    store, hardware_id = Store(experiment.config.results), experiment.hardware.hardware_id
+    with launchers.create("local", preload_for(experiment.config.workload)) as launcher:
         found = calibrated(experiment, make_runner(experiment, launcher, store, "calibration"), anew=True)
     if found.peak is None or found.ranks is None:
         raise MeasurementError("the machine could not be measured; what was known of it is kept")

@@ -15,7 +15,9 @@ PROGRAM = "python -m harness"
 
 def workload_options(config: SweepConfig) -> dict[str, object]:
     """The options that say what is trained and on how many ranks, as they were given."""
-    names = ("workload", "data", "tokenizer", "seq_len", "world_size", "seed", "memory_limit", "hardware_label")
+    # Whether code is trusted is to be said anew.
+    of_model = ("workload", "data", "tokenizer", "seq_len", "keep_dropout")
+    names = (*of_model, "world_size", "seed", "memory_limit", "hardware_label")
     defaults = SweepConfig()
     given = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(defaults, name)}
     return given | ({"field": config.field} if config.field != defaults.field else {})
@@ -36,7 +38,7 @@ def run_command(
     options = {**workload_options(config), "workload": workload, "world_size": plan.world_size}
     if global_batch is not None:
         options["global_batch"] = global_batch
-    words = [word for name, value in options.items() for word in (_option(name), str(value))]
+    words = [w for name, value in options.items() for w in (_option(name), *([] if value is True else [str(value)]))]
     for name, value in plan.differing(defaults).items():
         words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
     return f"{PROGRAM} run {shlex.join(words)}"

@@ -80,6 +80,10 @@ class SweepConfig:
     global_batch: tuple[int, ...] = ()
     """Samples of one optimizer step; several are several workloads, (): the workload's own, or the next multiple of
     the ranks."""
+    keep_dropout: bool = False
+    """Whether the model's dropout is kept, with masks that are the same in every plan; else it is set to 0."""
+    trust_remote_code: bool = False
+    """Whether code that a model's folder brings may be run. Nothing that was recorded answers this."""
     target_loss: float | None = None
     """Loss for time-to-loss; None: what every workload's reference reaches."""
     strategies: tuple[str, ...] = ()

@@ -188,6 +188,8 @@ def _workload(
     if passed is not None:
         from harness.workloads.passed import create
 
+        if config.keep_dropout:
+            passed = replace(passed, keep_dropout=True)
         return create(passed, cache=config.results / "cache", global_batch_size=global_batch, seed=config.seed)
     return workloads.create(
         config.workload or ("gpt-nano" if machine.device_type == "cpu" else "gpt-124m"),
@@ -198,6 +200,8 @@ def _workload(
         global_batch_size=global_batch,
         seq_len=config.seq_len,
         seed=config.seed,
+        keep_dropout=config.keep_dropout,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

@@ -42,7 +42,8 @@ def create(
     """The workload written as `text`: a name, a name with fields such as "gpt:blocks=6,width=384,heads=6,tied=true", or
     a file of the user's with a function in it, "my_model.py:workload" (see `harness.workloads.own`).
 
-    All input is checked and nothing is written. `keep_dropout` is the field of this name. The other arguments are those of `Request`.
+    All input is checked and nothing is written. `keep_dropout` is the field of this name. The other arguments
+    are those of `Request`.
 
     Raises:
         UnknownNameError: no such workload or field; the valid ones are listed.

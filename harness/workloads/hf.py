@@ -15,7 +15,18 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import hf_model, hf_plans, hf_sources, hf_weights, hollow, library, ragged, surveying, values
+from harness.workloads import (
+    hf_code,
+    hf_model,
+    hf_plans,
+    hf_sources,
+    hf_weights,
+    hollow,
+    library,
+    ragged,
+    surveying,
+    values,
+)
 from harness.workloads.hf_data import Examples
 from harness.workloads.hf_model import TASKS
 from harness.workloads.minis import MINIS
@@ -45,6 +56,8 @@ class Hf(Workload):
     """Parameter -> where its pretrained value is; empty if all are random."""
     lora: hf_model.Lora = hf_model.WITHOUT
     """Its adapters."""
+    code: hf_code.Code | None = None
+    """What its folder brings and was allowed to run."""
     weights_id: str = ""
     """A hash of the checkpoint."""
     checkpoint: Path | None = None
@@ -78,6 +91,7 @@ class Hf(Workload):
             "weights": self.weights_id,
             **({"lora": asdict(self.lora)} if self.lora.rank else {}),
             **({"dropout": "kept"} if self.survey.kept else {}),
+            **({"code": self.code.digest} if self.code else {}),
         }
 
     def prepare(self) -> None:
@@ -94,6 +108,8 @@ class Hf(Workload):
         return found.facts(**known)
 
     def build(self) -> nn.Module:
+        if self.code is not None:
+            self.code.register()
         model = _made(self.config, self.task, self.lora, self.seed, unused=self.survey.unused)
         surveying.with_dropout(model, self.seed, self.survey)
         return model
@@ -143,7 +159,8 @@ def create(text: str, request: Request) -> Hf:
 
     Args:
         text: path of a folder or of a config.json, or a name in the local cache.
-        request: its fields (task, weights, blocks, max_length, lora, lora_targets, keep_dropout), and the other options.
+        request: its fields (task, weights, blocks, max_length, lora, lora_targets, keep_dropout), and the other
+            options.
 
     Raises:
         InputError: the model, its data or a field cannot be used.
@@ -152,13 +169,15 @@ def create(text: str, request: Request) -> Hf:
         task=str, weights=str, blocks=str, max_length=int, lora=int, lora_targets=str, keep_dropout=bool
     )
     file = hf_model.located(text)
-    written = hf_model.read(file)
+    written, code = hf_model.read(file, trusted=request.trust_remote_code)
     task = hf_model.task_of(written, given.get("task"), file)
     kind = given.get("weights", "random")
     if kind not in ("random", "pretrained"):
         raise InputError(f"weights must be random or pretrained, but got {kind!r}")
     stem = file.parent.name if file.name == "config.json" else file.stem
-    described = Described(stem, written, task, file)
+    if code is not None and TASKS[task].auto not in dict(code.classes):
+        raise InputError(f"auto_map in {file} names no {TASKS[task].auto}, which the task {task} needs")
+    described = Described(stem, written, task, file, code)
     length = request.seq_len or given.get("max_length")
     workload = described.workload(request, given, length, functools.partial(hf_sources.of_model, folder=file.parent))
     if kind == "pretrained":
@@ -203,6 +222,8 @@ class Described:
     """A key of `TASKS`."""
     file: Path
     """Where it is written, for sentences."""
+    code: hf_code.Code | None = None
+    """What its folder brings and was allowed to run."""
 
     def workload(
         self,
@@ -240,6 +261,7 @@ class Described:
             weights={},
             dropout=dropout,
             lora=lora,
+            code=self.code,
             survey=survey,
         )
 

@@ -79,8 +79,8 @@ def test_ranks_run_what_the_parent_ran(tmp_path: Path, laboratory: Laboratory) -
     assert workload.facts().blocks == ("rows.0", "rows.1")
     laboratory.follows({"dp": 2, "data_parallel": "zero3", "micro_batch_size": 2}, workload)
     (folder / "model.py").write_text((folder / "model.py").read_text() + "\nother = 1\n")
-    with pytest.raises(Exception, match="has changed since the start"):
-        laboratory.run({"micro_batch_size": 4}, workload)
+    row = laboratory.run({"dp": 2, "micro_batch_size": 4}, workload)
+    assert (row["outcome"], "has changed since the start" in row["outcome_reason"]) == ("crash", True)
     with pytest.raises(InputError, match="this process knows 'trusted' by other code already; start a new one"):
         create(f"hf:{folder}", cache=tmp_path, trust_remote_code=True)
 
@@ -91,7 +91,10 @@ def test_ranks_run_what_the_parent_ran(tmp_path: Path, laboratory: Laboratory) -
         ({"AutoConfig": "else/where--c.C", "AutoModelForCausalLM": "m.M"}, "code of another repository"),
         ({"AutoModelForCausalLM": "m.M"}, "must name AutoConfig and a model, but names AutoModelForCausalLM"),
         (["m.M"], r"must name classes of its folder, but got \['m.M'\]"),
-        ({"AutoConfig": "configuration.Config", "AutoModelForMaskedLM": "configuration.Config"}, "names no AutoModelFor"),
+        (
+            {"AutoConfig": "configuration.Config", "AutoModelForMaskedLM": "configuration.Config"},
+            "names no AutoModelFor",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_said(auto: object, sentence: str, tmp_path: Path) -> None:

@@ -203,6 +203,8 @@ def _dropping(kind: Any, key: str, whole: tuple[Shape, ...]) -> type[nn.Module]:
         if place is None:
             raise RuntimeError(f"{key} drops outside of a micro-batch")
         call = place.calls.get(key, 0)
+        if call == len(whole):
+            raise RuntimeError(f"{key} drops more often than when the model was looked at, {call} times")
         place.calls[key] = call + 1
         return kept(given, p, dims, place, key, call, whole[call])
 

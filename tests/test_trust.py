@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ipaddress
 import json
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,11 @@ import torch
 
 from harness.launchers.job import Deadlines, Job, Measurement
 from harness.launchers.launcher import Launcher
+from harness.nightly.suite import Suite, parse
 from harness.store.store import Store
 from harness.sweeps.about import new_name
+from harness.sweeps.command_lines import run_command
+from harness.sweeps.config import SweepConfig
 from harness.trial.supervise import follow
 from harness.workloads.passed import Passed
 from harness.workloads.passed import create as create_passed
@@ -75,6 +79,18 @@ def test_what_was_passed_reaches_ranks_by_their_job_and_stands_in_no_file(tmp_pa
 
 def test_the_file_of_a_workload_is_the_only_one_that_is_imported_by_its_path() -> None:
     assert [path.name for path in FILES if "exec_module" in path.read_text()] == ["own.py"]
+
+
+def test_code_that_a_models_folder_brings_is_trusted_by_nothing_that_was_recorded() -> None:
+    assert [path.name for path in FILES if "from_dynamic_module" in path.read_text()] == ["hf_code.py"]
+    plans: dict[str, dict[str, str]] = {"one": {"data_parallel": "zero1"}}
+    mine = Suite(name="mine", plans=plans, trust_remote_code=True)  # what a user wrote into a file of theirs
+    assert parse(tomllib.loads(mine.to_toml()), "mine").trust_remote_code
+    assert "trust" not in Suite(name="made", plans=plans).to_toml()
+    asked = SweepConfig(workload="hf:folder", trust_remote_code=True, keep_dropout=True)
+    command = run_command(asked, plan({}), {}, "hf:folder", None)
+    assert "--keep-dropout" in command
+    assert "trust" not in command  # which pages and results keep
 
 
 @pytest.mark.parametrize("workload", ["../../etc/passwd", "/", "..", "", "gpt:blocks=2,width=64", "a\nb", "é" * 300])

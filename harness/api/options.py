@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     field: str
     tokenizer: PathLike
     keep_dropout: bool
+    trust_remote_code: bool
     target_loss: float
     global_batch: int | str | Sequence[int]
     precision: Names

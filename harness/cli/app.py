@@ -52,6 +52,9 @@ SeqLen = Annotated[int | None, _train(help="Tokens of one sample.")]
 KeepDropout = Annotated[
     bool | None, _train("--keep-dropout", help="Keep the model's dropout, with the same masks in every plan.")
 ]
+TrustRemoteCode = Annotated[
+    bool | None, _train("--trust-remote-code", help="Run code that the folder of hf:PATH brings.")
+]
 WorldSize = Annotated[int | None, _search(help="Number of ranks.")]
 Seed = Annotated[int | None, _train(help="Of weights, data order and search.")]
 MemoryLimit = Annotated[str | None, _search(help="Memory of one rank, such as 6GiB.")]
@@ -78,6 +81,7 @@ def sweep(
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
     keep_dropout: KeepDropout = None,
+    trust_remote_code: TrustRemoteCode = None,
     global_batch: Annotated[str | None, _train(help="Samples of a step; several: 8,16,32.")] = None,
     target_loss: Annotated[float | None, _train(help="Loss of the objective time-to-loss.")] = None,
     strategies: Annotated[str | None, _search(help="Strategies in play, such as ddp,zero2,precision.")] = None,
@@ -133,6 +137,7 @@ def run(
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
     keep_dropout: KeepDropout = None,
+    trust_remote_code: TrustRemoteCode = None,
     global_batch: Annotated[int | None, _train(help="Samples of a step.")] = None,
     world_size: WorldSize = None,
     memory_limit: MemoryLimit = None,
@@ -207,6 +212,7 @@ def doctor(
     tokenizer: Tokenizer = None,
     seq_len: SeqLen = None,
     keep_dropout: KeepDropout = None,
+    trust_remote_code: TrustRemoteCode = None,
     world_size: WorldSize = None,
     as_json: Json = False,
 ) -> None:
@@ -215,11 +221,20 @@ def doctor(
     if self_test:
         guarded(lambda: commands.self_test(as_json))
     if calibrate:
-        guarded(lambda: commands.calibrate(folder, workload, world_size, as_json))
-    about = {"data": data, "field": field, "tokenizer": tokenizer, "seq_len": seq_len, "keep_dropout": keep_dropout}
+        options = {"results": folder, "workload": workload, "world_size": world_size}
+        asked = {"keep_dropout": keep_dropout, "trust_remote_code": trust_remote_code}
+        guarded(lambda: commands.calibrate({**options, **asked}, as_json))
+    about = {
+        "data": data,
+        "field": field,
+        "tokenizer": tokenizer,
+        "seq_len": seq_len,
+        "keep_dropout": keep_dropout,
+        "trust_remote_code": trust_remote_code,
+    }
     if workload is not None:
-        asked = {"results": folder, "workload": workload, "world_size": world_size, **about}
-        guarded(lambda: commands.examine_workload(asked, as_json))
+        asked_of = {"results": folder, "workload": workload, "world_size": world_size, **about}
+        guarded(lambda: commands.examine_workload(asked_of, as_json))
     if given := [name for name, value in about.items() if value is not None]:
         guarded(lambda: commands.without_workload(given))
     guarded(lambda: commands.doctor(folder, as_json))

@@ -260,8 +260,8 @@ def examine_workload(options: Mapping[str, Any], as_json: bool) -> int:
     return 0
 
 
-def calibrate(results: Path, workload: str | None, world_size: int | None, as_json: bool) -> int:
-    """Measure what predictions are made from, whether it is known or not."""
+def calibrate(options: dict[str, Any], as_json: bool) -> int:
+    """Measure what predictions are made from, whether it is known or not; the options are fields of `SweepConfig`."""
     from harness import launchers
     from harness.errors import MeasurementError
     from harness.rank import preload_for
@@ -270,10 +270,9 @@ def calibrate(results: Path, workload: str | None, world_size: int | None, as_js
     from harness.sweeps.experiment import prepare
     from harness.sweeps.launches import calibrated, make_runner
 
-    options = {"results": results, "workload": workload, "world_size": world_size}
-    experiment = prepare(load_config(None, {name: value for name, value in options.items() if value is not None}))
-    store, hardware_id = Store(results), experiment.hardware.hardware_id
-    with launchers.create("local", preload_for(workload)) as launcher:
+    experiment = prepare(load_config(None, options))
+    store, hardware_id = Store(experiment.config.results), experiment.hardware.hardware_id
+    with launchers.create("local", preload_for(experiment.config.workload)) as launcher:
         found = calibrated(experiment, make_runner(experiment, launcher, store, "calibration"), anew=True)
     if found.peak is None or found.ranks is None:
         raise MeasurementError("the machine could not be measured; what was known of it is kept")

@@ -49,6 +49,7 @@ def run(
     seconds = None if deadline is None else parse_duration(deadline)
     config = SweepConfig(
         workload=suite.workload,
+        trust_remote_code=suite.trust_remote_code,
         world_size=suite.world_size or _ranks(),
         results=results,
         reports=reports,

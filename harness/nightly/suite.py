@@ -78,6 +78,9 @@ class Suite:
     """To be raised by whoever changes what a plan's name stands for."""
     workload: str | None = None
     """None: the default workload of the machine."""
+    trust_remote_code: bool = False
+    """Whether code that the workload's folder brings may be run: for whoever keeps this file to say, no sweep writes
+    it."""
     world_size: int | None = None
     """None: one rank for each accelerator, two on a CPU."""
     launches: int = 3
@@ -141,6 +144,7 @@ class Suite:
             )
             if (value := getattr(self, name)) is not None
         ]
+        lines += ["trust_remote_code = true"] if self.trust_remote_code else []
         lines.append(f"metrics = {json.dumps(list(self.metrics))}")
         if self.floors:
             lines += ["", "[floors]", *(f"{name} = {value}" for name, value in self.floors.items())]
@@ -178,6 +182,7 @@ def parse(values: Mapping[str, Any], where: str) -> Suite:
         ),
         **dict.fromkeys(("name", "workload"), str),
         **dict.fromkeys(("plans", "floors"), dict),
+        "trust_remote_code": bool,
         "metrics": list,
     }
     for name, kind in wanted.items():

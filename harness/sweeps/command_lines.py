@@ -15,18 +15,9 @@ PROGRAM = "python -m harness"
 
 def workload_options(config: SweepConfig) -> dict[str, object]:
     """The options that say what is trained and on how many ranks, as they were given."""
-    names = (
-        "workload",
-        "data",
-        "tokenizer",
-        "seq_len",
-        "keep_dropout",
-        "world_size",
-        "seed",
-        "memory_limit",
-        "hardware_label",
-        "reference",
-    )
+    # Whether code is trusted is to be said anew.
+    of_model = ("workload", "data", "tokenizer", "seq_len", "keep_dropout")
+    names = (*of_model, "world_size", "seed", "memory_limit", "hardware_label", "reference")
     defaults = SweepConfig()
     given = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(defaults, name)}
     return given | ({"field": config.field} if config.field != defaults.field else {})

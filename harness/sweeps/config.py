@@ -85,6 +85,8 @@ class SweepConfig:
     global_batch: tuple[int, ...] = ()
     """Samples of one optimizer step; several are several workloads, (): the workload's own, or the next multiple of
     the ranks."""
+    trust_remote_code: bool = False
+    """Whether code that a model's folder brings may be run. Nothing that was recorded answers this."""
     target_loss: float | None = None
     """Loss for time-to-loss; None: what every workload's reference reaches."""
     strategies: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from harness.workloads.hf import Hf
 from harness.workloads.own import Own
 from harness.workloads.surveying import pure
 from harness.workloads.workload import Workload
+from strategies import dropout as dropping
 
 CLOSE = 1e-4
 """Relative difference between the loss of two samples and the sum of their own: fp32, other shapes of products."""
@@ -79,7 +80,8 @@ def _facts(workload: Workload) -> Iterator[Line]:
         yield Line("derived", "without padding", share)
     for note in workload.notes:
         yield Line("derived", "data", note)
-    yield Line("derived", "dropout", f"set to 0 in {', '.join(workload.dropped)}" if workload.dropped else "none")
+    dropout = f"set to 0 in {', '.join(workload.dropped)}" if workload.dropped else "none"
+    yield Line("derived", "dropout", "kept, with the same masks in every plan" if facts.keeps_dropout else dropout)
     yield Line("derived", "stages", f"after {', '.join(facts.stem)}" if facts.stem else f"none: {facts.whole_because}")
     if isinstance(workload, Own | Hf):
         unused = workload.survey.unused
@@ -100,7 +102,9 @@ def _additive(experiment: Experiment, workload: Workload) -> None:
     @torch.no_grad()
     def loss(indices: np.ndarray) -> tuple[float, float]:
         batch = workload.samples(0, indices)
-        total, number = workload.loss(model(*training.given(batch).values()), batch)
+        with dropping.at(dropping.Place(step=0, first=int(indices[0]), samples=len(indices))):
+            outputs = model(*training.given(batch).values())
+        total, number = workload.loss(outputs, batch)
         return float(total), float(number)
 
     each = [loss(np.array([index])) for index in range(count)]

@@ -135,7 +135,7 @@ class SweepDisplay:
         if dropped := next(iter(experiment.workloads.values())).dropped:
             more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
             names = f"{', '.join(dropped[:3])}{more}"
-            text = f"dropout was set to 0 ({names}): its masks would be others in each plan"
+            text = f"dropout was set to 0 ({names}): --keep-dropout keeps it"
             self.console.print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
         for note in next(iter(experiment.workloads.values())).notes:
             self.console.print(f"note      {note}", highlight=False, markup=False, soft_wrap=True)

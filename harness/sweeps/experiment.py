@@ -201,6 +201,7 @@ def _workload(
         seq_len=config.seq_len,
         seed=config.seed,
         keep_dropout=config.keep_dropout,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

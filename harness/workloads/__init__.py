@@ -37,6 +37,7 @@ def create(
     seq_len: int | None = None,
     seed: int = 0,
     keep_dropout: bool = False,
+    trust_remote_code: bool = False,
 ) -> Workload:
     """The workload written as `text`: a name, a name with fields such as "gpt:blocks=6,width=384,heads=6,tied=true", or
     a file of the user's with a function in it, "my_model.py:workload" (see `harness.workloads.own`).
@@ -76,6 +77,7 @@ def create(
             global_batch_size=global_batch_size,
             seq_len=seq_len,
             seed=seed,
+            trust_remote_code=trust_remote_code,
         )
     )
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from harness.workloads import (
     counting,
+    hf_code,
     hf_model,
     hf_plans,
     hf_weights,
@@ -55,6 +56,8 @@ class Hf(Workload):
     """Its adapters."""
     load: str = ""
     """"4bit" if the frozen matrices of its blocks are kept in 4 bits."""
+    code: hf_code.Code | None = None
+    """What its folder brings and was allowed to run."""
     weights_id: str = ""
     """A hash of the checkpoint."""
     checkpoint: Path | None = None
@@ -91,6 +94,7 @@ class Hf(Workload):
             **({"lora": asdict(self.lora)} if self.lora.rank else {}),
             **({"load": self.load} if self.load else {}),
             **({"dropout": "kept"} if self.survey.kept else {}),
+            **({"code": self.code.digest} if self.code else {}),
         }
 
     def prepare(self) -> None:
@@ -113,6 +117,8 @@ class Hf(Workload):
         )
 
     def build(self) -> nn.Module:
+        if self.code is not None:
+            self.code.register()
         model = _made(self.config, self.task, self.lora, self.seed, inputs=self.inputs, unused=self.survey.unused)
         if self.load:
             nf4.quantise(model, self.survey.blocks)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import hf_model, hf_sources, hf_weights, library, ragged, surveying
+from harness.workloads import hf_code, hf_model, hf_sources, hf_weights, library, ragged, surveying
 from harness.workloads.hf import Hf, quantised, surveyed
 from harness.workloads.hf_data import Examples
 from harness.workloads.hf_model import TASKS
@@ -42,13 +42,15 @@ def create(text: str, request: Request) -> Hf:
         **dict.fromkeys(("packing", "keep_dropout"), bool),
     )
     file = hf_model.located(text)
-    written = hf_model.read(file)
+    written, code = hf_model.read(file, trusted=request.trust_remote_code)
     task = hf_model.task_of(written, given.get("task"), file)
     kind = given.get("weights", "random")
     if kind not in ("random", "pretrained"):
         raise InputError(f"weights must be random or pretrained, but got {kind!r}")
     stem = file.parent.name if file.name == "config.json" else file.stem
-    described = Described(stem, written, task, file)
+    if code is not None and TASKS[task].auto not in dict(code.classes):
+        raise InputError(f"auto_map in {file} names no {TASKS[task].auto}, which the task {task} needs")
+    described = Described(stem, written, task, file, code)
     length = request.seq_len or given.get("max_length")
     workload = described.workload(request, given, length, functools.partial(hf_sources.of_model, folder=file.parent))
     if kind == "pretrained":
@@ -93,6 +95,8 @@ class Described:
     """A key of `TASKS`."""
     file: Path
     """Where it is written, for sentences."""
+    code: hf_code.Code | None = None
+    """What its folder brings and was allowed to run."""
 
     def workload(
         self,
@@ -133,6 +137,7 @@ class Described:
             dropout=dropout,
             lora=lora,
             load=load,
+            code=self.code,
             survey=survey,
             pattern=pattern,
         )

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from harness.errors import InputError
-from harness.workloads import hollow
+from harness.workloads import hf_code, hollow
 from strategies.facts import EXPERT_TILE
 
 PACKING = frozenset({"llama", "qwen3", "gpt2", "mixtral"})
@@ -100,11 +100,15 @@ def located(text: str) -> Path:
     raise InputError(f"{text} is no folder, no config.json, and no model in the local cache of the Hugging Face hub")
 
 
-def read(file: Path) -> dict[str, Any]:
-    """A configuration as it is written.
+def read(file: Path, *, trusted: bool = False) -> tuple[dict[str, Any], hf_code.Code | None]:
+    """A configuration as it is written, and the code that it brings and needs.
+
+    Args:
+        file: config.json.
+        trusted: whether code of its folder may be run.
 
     Raises:
-        InputError: it is none, or one of a model that transformers does not know or that brings code of its own.
+        InputError: it is none, or one of a model that transformers does not know, or whose code may not be run.
     """
     try:
         written = json.loads(file.read_bytes().decode("utf-8-sig"))
@@ -116,12 +120,10 @@ def read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} names no model_type; give a config.json of transformers")
     known = library().models.auto.configuration_auto.CONFIG_MAPPING_NAMES
     if written["model_type"] in known:
-        return written
-    if "auto_map" in written:
-        raise InputError(
-            f"{file} wants code from its own folder to be run ({next(iter(written['auto_map'].values()))}), which is "
-            "never done; describe that model in a file of your own, --workload my_model.py:workload"
-        )
+        return written, None
+    code = hf_code.of(written, file, {task.auto for task in TASKS.values()}, trusted=trusted)
+    if code is not None:
+        return written, code
     version = library().__version__
     raise InputError(f"transformers {version} knows no architecture {written['model_type']!r}, which {file} names")
 

@@ -33,6 +33,8 @@ class Request:
     """Tokens of one sample; None for the family's default."""
     seed: int
     """Seed of the initial weights and of the order of the data."""
+    trust_remote_code: bool = False
+    """Whether code that a model's folder brings may be run."""
 
     def parsed(self, **types: type[int] | type[bool] | type[str]) -> dict[str, Any]:
         """The given fields as values of these types; integers are at least 1.

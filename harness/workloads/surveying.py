@@ -214,6 +214,9 @@ def _kept(
     Raises:
         InputError: nothing does, or something in a way that no mask of ours can stand for.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase) and module.dropout:
+            raise InputError(f"dropout cannot be kept: {name} draws its masks inside a kernel; set its dropout to 0")
     found: list[dict[str, list[dropping.Shape]]] = []
     for samples in (1, 2):
         seen = dropping.Seen(model)

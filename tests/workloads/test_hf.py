@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InputError
 from harness.workloads import create
 from harness.workloads.hf import Hf
 from harness.workloads.minis import MINIS
@@ -149,6 +149,30 @@ def test_dropout_is_set_to_zero_and_said(tmp_path: Path) -> None:
     assert workload.dropped == ("classifier_dropout", "hidden_dropout")
     assert {m.p for m in workload.build().modules() if isinstance(m, torch.nn.Dropout)} <= {0.0}
     assert made(tmp_path, "llama").dropped == ()
+
+
+def test_dropout_can_be_kept_wherever_the_model_drops(tmp_path: Path) -> None:
+    kept = made(tmp_path, "bert", ",keep_dropout=true")
+    assert kept.dropped == ()
+    assert kept.workload_id != made(tmp_path, "bert").workload_id
+    layer = "bert.encoder.layer.0."
+    assert {name: shapes for name, shapes in kept.survey.kept.items() if name.startswith(layer)} == {
+        f"{layer}attention.self": ((1, 6, kept.seq_len, kept.seq_len),),
+        f"{layer}attention.output.dropout": ((1, kept.seq_len, 48),),
+        f"{layer}output.dropout": ((1, kept.seq_len, 48),),
+    }
+    written("bart", tmp_path, encoder_layerdrop=0.1)
+    with pytest.raises(InputError, match=r"skips whole layers at random \(encoder_layerdrop\)"):
+        create(f"hf:{tmp_path / 'bart'},keep_dropout=true", cache=tmp_path)
+
+
+def test_blocks_can_be_named_by_a_pattern(tmp_path: Path) -> None:
+    workload = made(tmp_path, "bert", ",blocks=bert.encoder.layer.[12]")
+    assert workload.facts().blocks == ("bert.encoder.layer.1", "bert.encoder.layer.2")
+    assert workload.workload_id == made(tmp_path, "bert").workload_id
+    for pattern, sentence in (("layer.*", "matches no module of the model"), ("0", "a number from 1, or a pattern")):
+        with pytest.raises(InputError, match=sentence):
+            made(tmp_path, "bert", f",blocks={pattern}")
 
 
 def test_fewer_blocks_and_a_task_can_be_asked_for(tmp_path: Path) -> None:

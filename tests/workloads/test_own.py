@@ -17,6 +17,7 @@ from harness import workloads
 from harness.errors import InputError, StoreError
 from harness.workloads import create
 from harness.workloads.own import File, Own
+from strategies import dropout as dropping
 
 EXAMPLE = Path(__file__).parents[1] / "example_model" / "mixer.py"
 SMALL = """
@@ -83,6 +84,76 @@ def test_what_is_unused_is_frozen_and_dropout_is_off(tmp_path: Path) -> None:
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"left_over.weight", "left_over.bias"}
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+DROPPING = """
+import torch
+from torch import nn
+from harness.workloads.own import TorchWorkload
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(4, 8), BODY, nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(FORWARD)
+
+def workload():
+    rows = lambda step, indices: (torch.from_numpy(indices)[:, None, None] + torch.ones(1, 3, 4) * step, )
+    return TorchWorkload(model=Net, batch=rows, loss=lambda out, batch: (out.square().sum(), out.numel()))
+"""
+
+
+def test_dropout_that_is_kept_is_another_workload_with_the_same_values(tmp_path: Path) -> None:
+    off, kept = example(tmp_path), example(tmp_path, keep_dropout=True)
+    assert off.workload_id != kept.workload_id
+    assert off.values == kept.values
+    assert kept.workload_id == create(f"{EXAMPLE}:workload,keep_dropout=true", cache=tmp_path / "cache").workload_id
+    assert (off.facts().keeps_dropout, kept.facts().keeps_dropout, kept.dropped) == (False, True, ())
+    assert tuple(kept.survey.kept) == tuple(f"layers.{i}.dropout" for i in range(5))
+    model = kept.build()
+    images = kept.samples(0, np.arange(4))["images"]
+
+    def at_step(step: int) -> torch.Tensor:
+        with dropping.at(dropping.Place(step=step, first=0, samples=4)):
+            return model(images)  # type: ignore[no-any-return]
+
+    assert torch.equal(at_step(1), at_step(1))
+    assert not torch.equal(at_step(1), at_step(2))
+
+
+@pytest.mark.parametrize(
+    ("body", "forward", "sentence"),
+    [
+        (
+            "nn.MultiheadAttention(8, 2, dropout=0.1)",
+            "self.body(*[self.stem(x)] * 3)[0]",
+            "body draws its masks inside",
+        ),
+        ("nn.LSTM(8, 8, 2, dropout=0.1)", "self.body(self.stem(x))[0]", "body draws its masks inside a kernel"),
+        ("nn.AlphaDropout(0.1)", "self.body(self.stem(x))", "body draws its masks inside alpha_dropout"),
+        (
+            "nn.Dropout(0.1)",
+            "self.body(self.stem(x).transpose(0, 1))",
+            "samples are not the first dimension of what body",
+        ),
+        ("nn.Dropout(0.0)", "self.body(self.stem(x))", "nothing in the model drops; leave it out"),
+    ],
+)
+def test_dropout_that_cannot_be_kept_is_said(body: str, forward: str, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "dropping.py"
+    file.write_text(DROPPING.replace("BODY", body).replace("FORWARD", forward))
+    with pytest.raises(InputError, match=sentence):
+        create(f"{file}:workload", cache=tmp_path, keep_dropout=True)
+
+
+def test_blocks_may_be_named_after_the_file(tmp_path: Path) -> None:
+    workload = create(f"{EXAMPLE}:workload,blocks=layers.[0-3]", cache=tmp_path)
+    assert workload.facts().blocks == tuple(f"layers.{i}" for i in range(4))
+    assert workload.workload_id == example(tmp_path).workload_id  # the same is trained
+    with pytest.raises(InputError, match=r"blocks='towers.\*' matches no module of the model"):
+        create(f"{EXAMPLE}:workload,blocks=towers.*", cache=tmp_path)
 
 
 def test_values_are_those_of_the_constructor_after_the_seed(tmp_path: Path) -> None:

@@ -145,11 +145,11 @@ def runner(workload: str, *, seconds: float = 2.5) -> Iterator[tuple[Runner, Exp
     """A Runner as a sweep makes it, with its results in a folder that is removed, and what it was prepared from."""
     from harness.launchers import create
     from harness.launchers.job import Measurement
-    from harness.rank import PRELOAD
+    from harness.rank import preload_for
     from harness.store.store import Store
     from harness.trial.runner import Runner
 
-    with tempfile.TemporaryDirectory() as folder, create("local", PRELOAD) as launcher:
+    with tempfile.TemporaryDirectory() as folder, create("local", preload_for(workload)) as launcher:
         launcher.warm_up()
         prepared = experiment(workload, folder)
         next(iter(prepared.workloads.values())).prepare()

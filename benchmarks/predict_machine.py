@@ -1,6 +1,7 @@
 """Memory and step time on this machine, predicted without the plan's own measurement.
 
-`--plans` plans of each of two models are launched once: every way of using each strategy, then random plans of the
+`--plans` plans of each of two models (or of those that `--workloads` names, blanks between them, such as "llama-mini
+moe-mini bert-mini t5-mini vit-mini") are launched once: every way of using each strategy, then random plans of the
 whole space. Beside each measurement stand
 
     tensors     the trace (harness.predict.trace): no measurement at all
@@ -186,12 +187,12 @@ def fitting(rows: Sequence[Mapping[str, Any]], peaks: Sequence[float], deviation
 
 def main() -> None:
     """Launch, predict, print the tables."""
-    given = common.arguments(__doc__, plans=60, launch="", keep="")
+    given = common.arguments(__doc__, plans=60, launch="", keep="", workloads=" ".join(WORKLOADS))
     if given.launch:
         print(json.dumps(launched(given.launch, given.plans)))
         return
     lines, fits = [], []
-    for number, name in enumerate(WORKLOADS):
+    for number, name in enumerate(given.workloads.split()):
         kept = Path(f"{given.keep}-{number}.json") if given.keep else None
         if kept is not None and kept.exists():
             found = json.loads(kept.read_text())

@@ -72,6 +72,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             workload = _workload(name, Path(folder))
+            workload.prepare()
             cells = [_cell(workload, settings) for settings in PLANS.values()]
             rows.append([name, *("refused" if cell is None else f"{cell:+.1%}" for cell in cells)])
             for plan, cell in zip(PLANS, cells, strict=True):

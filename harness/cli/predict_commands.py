@@ -177,6 +177,7 @@ def _traced(
         raise InputError("--trace runs the workload's own model; leave --vocab out")
     question: Question = answer["_question"]
     made = _workload(workload or DEFAULT, {**options, "global_batch": question.global_batch})
+    made.prepare()
     plan = complete(answer["plans"][0]["plan"], strategies.knobs(strategies.registry().values()))
     found = worst_rank(made, plan, question.facts)
     return {

@@ -14,6 +14,7 @@ from harness.predict.devices import Cluster, Device
 
 MOST = 1024
 """Devices that are looked at, in powers of two."""
+NOTHING = "no plan keeps its tensor-parallel groups inside a node"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,9 @@ def fits(question: Question, global_batch: int | None, names: Sequence[str]) -> 
         question: what is asked; its cluster and its batch are replaced.
         global_batch: samples of a step; None for what a cluster of each size gets by default.
         names: of the devices.
+
+    Raises:
+        InputError: there is no plan for any of them, whatever the number.
     """
     waiting = {name: devices.device(name) for name in names}
     known: dict[int, list[Plan]] = {}
@@ -56,15 +60,20 @@ def fits(question: Question, global_batch: int | None, names: Sequence[str]) -> 
                     known[number] = possible(its)
                 inside = its.cluster.device.devices_per_node
                 plans = [plan for plan in known[number] if int(plan["tp"]) <= inside or "tp" in its.fixed]
-                best = rank(its, plans, 1)[0] if plans else best
-            except InputError as error:  # the device lacks a number format
+                if not plans:
+                    continue
+                best = rank(its, plans, 1)[0]
+            except InputError as error:  # no plan has so many ranks, or the device lacks a number format
                 reason = str(error)
-                break
-            if best is not None and best.fits and plans:
+                continue
+            if best is not None and best.fits:
                 found[name] = Fit(device=device, number=number, nodes=its.cluster.nodes, best=best, reason="")
                 break
         if name not in found:
-            found[name] = Fit(device=device, number=None, nodes=0, best=best, reason=reason or _too_small(device, best))
+            why = (reason or NOTHING) if best is None else _too_small(device, best)
+            found[name] = Fit(device=device, number=None, nodes=0, best=best, reason=why)
+    if all(fit.best is None for fit in found.values()):
+        raise InputError(f"nothing up to {MOST:,} devices can run such a plan: {next(iter(found.values())).reason}")
     return list(found.values())
 
 
@@ -77,8 +86,6 @@ def _cluster(device: Device, number: int) -> Cluster:
     )
 
 
-def _too_small(device: Device, best: Ranked | None) -> str:
-    if best is None:
-        return f"no plan divides the model and its batch over up to {MOST:,} devices"
+def _too_small(device: Device, best: Ranked) -> str:
     needed, has = best.needed_bytes / 2**30, device.memory_bytes / 2**30
     return f"none up to {MOST:,}: the leanest plan needs {needed:,.1f} GiB on a device of {has:,.0f} GiB"

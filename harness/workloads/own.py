@@ -369,7 +369,7 @@ def _named(batch: Any) -> dict[str, torch.Tensor]:
         raise InputError(f"batch must return a mapping of tensors or (x, y), but returned {type(batch).__name__}")
     if isinstance(batch, Mapping):
         return dict(batch)
-    return dict(zip(("x", "y", *(f"y{i}" for i in range(2, len(batch)))), batch, strict=True))
+    return dict(zip(("x", "y", *(f"y{i}" for i in range(2, len(batch)))), batch, strict=False))  # one alone is x
 
 
 def _digest(batch: Batch) -> str:

@@ -100,7 +100,7 @@ def test_every_device_is_told_how_many_of_it_train_a_model_from_its_configuratio
     assert sum(h100["needed_by_category"].values()) == pytest.approx(h100["needed_bytes"])
     assert h100["needed_bytes"] <= h100["memory_bytes"]
     assert any("8 experts, of which a token goes through 2" in note for note in found["notes"])  # type: ignore[attr-defined]
-    printed = harness("predict", "--fits", *options, "--set", "micro_batch_size=4096", "--global-batch", "4096").stdout
+    printed = harness("predict", "--fits", *options, "--set", "micro_batch_size=2048", "--global-batch", "4096").stdout
     assert "no described device trains it, not even 1,024 of them" in printed
 
 

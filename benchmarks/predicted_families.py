@@ -81,7 +81,7 @@ def main() -> int:
             print(" ".join(rows[-1]), file=sys.stderr)
     said = "; ".join(f"{what}: {_said(found)}" for what, found in (("fp32", errors), ("bf16_params", low)) if found)
     common.print_table(("family", *PLANS), rows, said)
-    return int(max(*errors, *low) > LIMIT)
+    return int(max([*errors, *low], default=0.0) > LIMIT)
 
 
 def _said(found: list[float]) -> str:

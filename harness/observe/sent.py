@@ -66,7 +66,7 @@ class Sent:
         class Mode(TorchDispatchMode):
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 if func.namespace in ("c10d", "_c10d_functional"):
-                    _note(seen, func._schema.name.rpartition("::")[2], args)
+                    note(seen, func._schema.name.rpartition("::")[2], args)
                 return func(*args, **(kwargs or {}))
 
         self._seen, self._mode = seen, Mode()
@@ -92,7 +92,14 @@ class Sent:
         }
 
 
-def _note(seen: dict[str, list[int]], name: str, args: Any) -> None:
+def note(seen: dict[str, list[int]], name: str, args: Any) -> None:
+    """Add what a rank sends in one call.
+
+    Args:
+        seen: name of a collective -> [bytes, calls].
+        name: of the operator, without its namespace.
+        args: what it is called with.
+    """
     if name not in NAMES:
         return
     torch, dist = sys.modules["torch"], sys.modules["torch.distributed"]

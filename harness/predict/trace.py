@@ -170,7 +170,7 @@ def once(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
     if dist.is_initialized():
         raise RuntimeError("a plan cannot be traced in a process that has a process group")
     world = math.prod(int(plan[axis]) for axis in ("dp", "tp", "pp"))
-    operators = _Operators()
+    operators, one = _Operators(), workload.samples(0, np.array([0]))
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -182,8 +182,7 @@ def once(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
         stack.enter_context(_Scalars())
         stack.enter_context(hollow.Grouped())
         built = build(workload, plan, facts, torch.device("cpu"), _valueless)
-        samples = workload.samples(0, np.array([0])).items()
-        batch = {name: _fake_samples(built, sample) for name, sample in samples}
+        batch = {name: _fake_samples(built, sample) for name, sample in one.items()}
         for step in range(STEPS - 1):
             built.step(step, batch)
         with operators, watching(built) as observer:

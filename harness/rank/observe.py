@@ -4,47 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.utils._pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
+from harness.observe.sent import note
 from strategies import engine as engines
 from strategies.training import Training
-
-_SENT = {
-    "send": lambda world: 1.0,
-    # Each of the others receives it once, whoever passes it on: shared by all ranks, of which each is the root in turn.
-    "broadcast_": lambda world: (world - 1) / world,
-    "allreduce_": lambda world: 2.0 * (world - 1) / world,
-    "allreduce_coalesced_": lambda world: 2.0 * (world - 1) / world,
-    "allgather_": lambda world: float(world - 1),
-    "_allgather_base_": lambda world: float(world - 1),
-    "allgather_into_tensor_coalesced_": lambda world: float(world - 1),
-    "reduce_scatter_": lambda world: (world - 1) / world,
-    "_reduce_scatter_base_": lambda world: (world - 1) / world,
-    "reduce_scatter_tensor_coalesced_": lambda world: (world - 1) / world,
-}
-"""Share of its input that a rank sends in each collective, with the algorithms that send least."""
-
-_NAMES = {
-    "send": "send",
-    "broadcast_": "broadcast",
-    "allreduce_": "all_reduce",
-    "allreduce_coalesced_": "all_reduce",
-    "allgather_": "all_gather",
-    "_allgather_base_": "all_gather",
-    "allgather_into_tensor_coalesced_": "all_gather",
-    "reduce_scatter_": "reduce_scatter",
-    "_reduce_scatter_base_": "reduce_scatter",
-    "reduce_scatter_tensor_coalesced_": "reduce_scatter",
-}
-"""Operator -> name of the collective in records."""
 
 PARAMS, GRADS, OPTIMIZER, BUFFERS, ACTIVATIONS = CATEGORIES = (
     "params",
@@ -74,7 +44,7 @@ class Observer(TorchDispatchMode):
 
     def __init__(self, held: Mapping[str, Iterable[torch.Tensor]] | None = None) -> None:
         super().__init__()
-        self.sent: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self.sent: dict[str, list[int]] = {}
         """Collective -> [bytes this rank sent, calls]."""
         self.grads_held_bytes = 0
         """Gradients when they were complete, as far as somebody said so."""
@@ -91,7 +61,7 @@ class Observer(TorchDispatchMode):
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         self._note(given, BUFFERS, was_there=True)
         if func.namespace == "c10d":
-            self._communicated(func._schema.name.rpartition("::")[2], args)
+            note(self.sent, func._schema.name.rpartition("::")[2], args)
         out = func(*args, **(kwargs or {}))
         self._note((leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, torch.Tensor)), None)
         return out
@@ -167,20 +137,6 @@ class Observer(TorchDispatchMode):
     def _freed(self, key: int, number: int) -> None:
         self._by_key.pop(key, None)
         self._log.append((number, 0))
-
-    # -- communication
-
-    def _communicated(self, name: str, args: Any) -> None:
-        if name not in _SENT:
-            return
-        group = next((a for a in pytree.tree_leaves(args) if isinstance(a, torch.ScriptObject)), None)
-        world = dist.ProcessGroup.unbox(group).size() if group is not None else dist.get_world_size()
-        takes_output_first = _NAMES[name] in ("all_gather", "reduce_scatter")
-        source = args[1] if takes_output_first else args[0]
-        size = sum(t.numel() * t.element_size() for t in pytree.tree_leaves(source) if isinstance(t, torch.Tensor))
-        entry = self.sent[_NAMES[name]]
-        entry[0] += int(size * _SENT[name](world))
-        entry[1] += 1
 
 
 class RandomNumbers(TorchDispatchMode):

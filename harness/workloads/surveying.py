@@ -136,11 +136,17 @@ def look(
         blocks_flops=sum(by_module.get(name, 0.0) for name in blocks),
         outputs=outputs.numel(),
         block_flops=by_module.get(blocks[0], 0.0) if blocks else 0.0,
-        head_flops=by_module[""] - sum(by_module.get(n, 0.0) for n in (*row.stem, *blocks)) if row.stem else 0.0,
+        head_flops=_after(by_module, row.stem, blocks) if row.stem else 0.0,
         shared_blocks=staging.shared(model, blocks),
         row=row,
         head=head,
     )
+
+
+def _after(flops: Mapping[str, float], stem: Sequence[str], blocks: Sequence[str]) -> float:
+    """FLOPs of what follows the blocks; a stem may name a module and one inside it."""
+    outer = [name for name in stem if not any(name.startswith(f"{other}.") for other in stem)]
+    return flops[""] - sum(flops.get(name, 0.0) for name in (*outer, *blocks))
 
 
 def _refuse_batch_norm(model: nn.Module) -> None:

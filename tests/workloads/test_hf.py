@@ -144,6 +144,12 @@ def test_identity_covers_the_model_and_not_the_version_that_wrote_it(tmp_path: P
     assert first.workload_id == same.workload_id != other.workload_id
 
 
+def test_what_follows_the_blocks_is_the_classifier_alone(tmp_path: Path) -> None:
+    facts = made(tmp_path, "vit").facts()
+    assert {"vit.embeddings", "vit.embeddings.patch_embeddings.projection"} <= set(facts.stem)  # one in the other
+    assert facts.head_flops == 2 * 48 * 10
+
+
 def test_dropout_is_set_to_zero_and_said(tmp_path: Path) -> None:
     workload = made(tmp_path, "gpt-neox")
     assert workload.dropped == ("classifier_dropout", "hidden_dropout")

@@ -6,7 +6,9 @@ Processes are fresh, and what they held after their imports is not counted.
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import sys
 import tempfile
 import time
@@ -29,6 +31,7 @@ def build(rank: int, folder: str, ranks: int) -> None:
     import torch
     import torch.distributed as dist
 
+    from harness.rank.heap import give_back
     from harness.rank.main import build
     from harness.rank.peak_memory import memory_of
     from harness.sweeps.config import SweepConfig
@@ -48,10 +51,13 @@ def build(rank: int, folder: str, ranks: int) -> None:
     memory.reset_peak()
     dist.barrier()
     begin = time.perf_counter()
-    build(workload, plan, experiment.facts(workload), torch.device("cpu"))
+    training = build(workload, plan, experiment.facts(workload), torch.device("cpu"))
+    gc.collect()
+    give_back()
     seconds = time.perf_counter() - begin
     found = {"seconds": seconds, "held": memory.now(), "peak": memory.peak(), "parameters": workload.facts().parameters}
     (where / f"{rank}.json").write_text(json.dumps(found))
+    del training
     dist.barrier()
 
 
@@ -60,6 +66,7 @@ def main() -> None:
     given = common.arguments(__doc__, ranks=8, width=2048, hidden=5504)
     import torch
 
+    os.environ |= common.environment()  # as the ranks of a trial have it, their memory allocator's settings too
     with tempfile.TemporaryDirectory() as folder:
         sizes = {"hidden_size": given.width, "intermediate_size": given.hidden}
         Path(folder, "config.json").write_text(json.dumps({**CONFIG, **sizes}))

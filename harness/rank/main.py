@@ -17,6 +17,7 @@ import torch.distributed as dist
 import strategies
 from harness.launchers.events import EventWriter
 from harness.launchers.job import Job
+from harness.rank.heap import give_back, sparing
 from harness.rank.measure import RankTrial
 from harness.rank.peak_memory import held_bytes, memory_of
 from harness.workloads import hollow
@@ -80,6 +81,7 @@ def run(job: Job, rank: int, events: EventWriter) -> None:
         join(job, rank, device)
     training = build(job.workload, job.plan, job.facts, device)
     gc.collect()
+    give_back()
     gc.freeze()  # what the build made stays; collecting it again in every step would only cost time
     trial = RankTrial(job, training, events, memory, rank)
     trial.warm_up()
@@ -108,7 +110,7 @@ def build(
         strategies=strategies.registry().values(),
         facts=facts,
         device=device,
-        initial=initial or workload.initial,
+        initial=initial or sparing(workload.initial),
         inputs=workload.inputs,
         loss=workload.loss,
         predictions=workload.predictions,

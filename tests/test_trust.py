@@ -18,7 +18,7 @@ from harness.launchers.launcher import Launcher
 from harness.nightly.suite import Suite, parse
 from harness.store.store import Store
 from harness.sweeps.about import new_name
-from harness.sweeps.command_lines import run_command
+from harness.sweeps.command_lines import resuming, run_command
 from harness.sweeps.config import SweepConfig
 from harness.trial.supervise import follow
 from harness.workloads.passed import Passed
@@ -91,6 +91,8 @@ def test_code_that_a_models_folder_brings_is_trusted_by_nothing_that_was_recorde
     command = run_command(asked, plan({}), {}, "hf:folder", None)
     assert "--keep-dropout" in command
     assert "trust" not in command  # which pages and results keep
+    assert "trust" not in resuming(asked, "night", passed=False)
+    assert "trust" not in resuming(asked, "night", passed=True)
 
 
 @pytest.mark.parametrize("workload", ["../../etc/passwd", "/", "..", "", "gpt:blocks=2,width=64", "a\nb", "é" * 300])

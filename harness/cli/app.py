@@ -218,12 +218,6 @@ def doctor(
 ) -> None:
     """Say what this machine can run, what is missing, and how to mend it."""
     folder = results or Path("results")
-    if self_test:
-        guarded(lambda: commands.self_test(as_json))
-    if calibrate:
-        options = {"results": folder, "workload": workload, "world_size": world_size}
-        asked = {"keep_dropout": keep_dropout, "trust_remote_code": trust_remote_code}
-        guarded(lambda: commands.calibrate({**options, **asked}, as_json))
     about = {
         "data": data,
         "field": field,
@@ -232,11 +226,15 @@ def doctor(
         "keep_dropout": keep_dropout,
         "trust_remote_code": trust_remote_code,
     }
-    if workload is not None:
-        asked_of = {"results": folder, "workload": workload, "world_size": world_size, **about}
-        guarded(lambda: commands.examine_workload(asked_of, as_json))
-    if given := [name for name, value in about.items() if value is not None]:
+    if workload is None and (given := [name for name, value in about.items() if value is not None]):
         guarded(lambda: commands.without_workload(given))
+    asked = {"results": folder, "workload": workload, "world_size": world_size, **about}
+    if self_test:
+        guarded(lambda: commands.self_test(as_json))
+    if calibrate:
+        guarded(lambda: commands.calibrate(asked, as_json))
+    if workload is not None:
+        guarded(lambda: commands.examine_workload(asked, as_json))
     guarded(lambda: commands.doctor(folder, as_json))
 
 

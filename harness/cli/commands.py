@@ -105,12 +105,11 @@ def _winner(row: Any, repeats: dict[str, str]) -> dict[str, Any]:
 
 
 def run(plan_id: str | None, path: Path | None, pairs: list[str], options: dict[str, Any], as_json: bool) -> int:
-    from harness.sweeps.display import print_trial, waited
+    from harness.sweeps.display import print_trial
     from harness.sweeps.single import run_once
 
     console = _console(to_stderr=as_json)
-    with waited(console):
-        result = run_once(plan_id, path, pairs, options)
+    result = run_once(plan_id, path, pairs, options, console)
     print_trial(console, result)
     if as_json:
         print(json.dumps({name: _plain(value) for name, value in result.row.items()}))

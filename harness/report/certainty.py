@@ -33,9 +33,12 @@ def compared_with(view: SweepView, row: Row) -> str:
         return ""
     plan, error = view.agreed(row["workload_id"]), row["numerics_max_rel_error"]
     whole = "at full size its losses were compared with nothing"
-    if plan is not None:
+    compared = plan is not None and row["numerics"] != "skipped"
+    if plan is not None and compared:
         within = "" if error is None else f" (within {fmt.relative_error(error)})"
         whole = f"at full size its losses were compared with those of {layout(plan)} in {plan['precision']}{within}"
+    if row["reference"] == "agreement" and not compared:
+        return "No process trained this model alone, nor a twin of it: its losses were compared with nothing."
     if row["reference"] == "agreement":
         return f"No process trained this model alone, nor a twin of it for such a plan: {whole}, and nothing else."
     return (

@@ -216,8 +216,8 @@ TRIALS = (
         "string",
         "",
         "what its numerics were compared with: process (one process in fp32); twin (the same plan on a model of fewer "
-        "blocks with one process, and at full size with the curve that plans agree on); agreement (that curve alone); "
-        "null where nothing was compared, and before version 7",
+        "blocks with one process, and at full size with the curve that plans agree on); agreement (that curve alone, "
+        "unless numerics is skipped); null where nothing was to be compared, and before version 7",
     ),
     _column("twin_blocks", "int64", "", "blocks of the twin that its kind of plan was checked on; null without one"),
     _column(

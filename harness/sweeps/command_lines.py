@@ -11,11 +11,12 @@ from harness.sweeps.config import SweepConfig
 from strategies.knob import Setting
 
 PROGRAM = "python -m harness"
+ANEW = ("trust_remote_code",)
+"""What nobody repeats for somebody else: a command that was recorded does not say whether code is trusted."""
 
 
 def workload_options(config: SweepConfig) -> dict[str, object]:
     """The options that say what is trained and on how many ranks, as they were given."""
-    # Whether code is trusted is to be said anew.
     of_model = ("workload", "data", "tokenizer", "seq_len", "keep_dropout")
     names = (*of_model, "world_size", "seed", "memory_limit", "hardware_label", "reference")
     defaults = SweepConfig()
@@ -50,7 +51,7 @@ def resume_command(config: SweepConfig, name: str) -> str:
     words = ["--name", name]
     for option in SweepConfig.__dataclass_fields__:
         value = getattr(config, option)
-        if option == "name" or value == getattr(defaults, option):
+        if option in ("name", *ANEW) or value == getattr(defaults, option):
             continue
         if isinstance(value, bool):
             words.append(_option(option) if value else f"--no-{option}")
@@ -66,7 +67,8 @@ def resuming(config: SweepConfig, name: str, *, passed: bool) -> str:
     if not passed:
         return resume_command(config, name)
     defaults = SweepConfig()
-    changed = {o: getattr(config, o) for o in SweepConfig.__dataclass_fields__ if o not in ("name", "workload")}
+    left = ("name", "workload", *ANEW)
+    changed = {o: getattr(config, o) for o in SweepConfig.__dataclass_fields__ if o not in left}
     given = {option: value for option, value in changed.items() if value != getattr(defaults, option)}
     words = [f"{o}={(str(v) if isinstance(v, Path) else v)!r}" for o, v in {"name": name, **given}.items()]
     return f"harness.sweep(model=..., batch=..., loss=..., {', '.join(words)})"

@@ -271,6 +271,7 @@ class Launches:
         """Record a plan that need not be launched: what is wrong with its twin is wrong with it."""
         result = self.runner.refuse(plan, workload, str(twin.reason), number, expected, twin.outcome)
         self.launched = True
+        self._check_devices_live(result)
         self._remember(result.row, plan)
         self.on_result(result)
         return result

@@ -173,7 +173,8 @@ class References:
             return None
         blocks, shallow = found
         try:
-            self._alone(shallow, REFERENCE_STEPS)
+            if shallow.workload_id not in self.runner.references:
+                self._alone(shallow, REFERENCE_STEPS)
         except MeasurementError as error:
             self._shallow[workload.workload_id, blocks] = None
             if blocks == LEAST_BLOCKS:
@@ -250,8 +251,6 @@ class References:
             if shallow is None:
                 break
             facts = self.experiment.facts(shallow, plan.world_size)
-            if len(facts.model.blocks) >= whole:  # an encoder has as many, and a decoder
-                break
             if feasible.why_not(plan, facts, strategies.registry().values()) is None:
                 return blocks, shallow
             blocks *= 2
@@ -262,7 +261,9 @@ class References:
     def _of(self, workload: Workload, blocks: int) -> Workload | None:
         key = (workload.workload_id, blocks)
         if key not in self._shallow:
-            self._shallow[key] = workload.shallow(blocks)
+            made = workload.shallow(blocks)  # an encoder has as many, and a decoder
+            fewer = made is not None and len(made.facts().blocks) < len(workload.facts().blocks)
+            self._shallow[key] = made if fewer else None
         return self._shallow[key]
 
     def _without(self, workload: Workload, why: str) -> None:
@@ -311,7 +312,7 @@ class References:
                 f"no two of these plans have the same losses on the whole {workload.name}, so nothing says which is "
                 f"right: {names}"
             )
-        if seen and self.chosen[workload.workload_id] == "twin":
+        if seen and self.twin(seen[0][0], workload) is not None:
             self.say(
                 f"{curves.named(seen[0][0])} is all that ran: it is right on its twin, and others must agree with it"
             )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 import strategies
 from harness import launchers
@@ -17,6 +20,7 @@ from harness.search.feasible import why_not
 from harness.store.records import Role
 from harness.store.store import Store
 from harness.sweeps.config import load_config
+from harness.sweeps.display import waited
 from harness.sweeps.experiment import prepare
 from harness.sweeps.launches import calibrated, make_runner
 from harness.sweeps.references import references_of
@@ -24,7 +28,9 @@ from harness.trial.runner import Result
 from strategies.knob import Setting
 
 
-def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: Mapping[str, Any]) -> Result:
+def run_once(
+    plan_id: str | None, path: Path | None, pairs: list[str], options: Mapping[str, Any], console: Console
+) -> Result:
     """Check, launch and record one plan.
 
     Args:
@@ -32,6 +38,7 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
         path: a TOML file with knobs, or None.
         pairs: NAME=VALUE; these win over the file.
         options: fields of SweepConfig.
+        console: where it is said how far data are prepared, and what losses are compared with.
 
     Raises:
         InputError: a plan that cannot run, with the reason, or options that cannot be used.
@@ -52,11 +59,13 @@ def run_once(plan_id: str | None, path: Path | None, pairs: list[str], options: 
     reason = why_not(plan, experiment.facts(workload), strategies.registry().values())
     if reason is not None:
         raise InputError(f"this plan cannot run: {reason}")
-    workload.prepare()
+    with waited(console):
+        workload.prepare()
     with launchers.create("local", preload_for(config.workload)) as launcher:
         launcher.warm_up()
+        say = partial(console.print, highlight=False, markup=False)
         runner = make_runner(experiment, launcher, store, config.name or "runs")
-        references, facts = references_of(experiment, runner), experiment.facts(workload)
+        references, facts = references_of(experiment, runner, say), experiment.facts(workload)
         twin = references.twin(plan, workload)
         known = references.columns(workload, twin)
         if twin is not None and not twin.passed:

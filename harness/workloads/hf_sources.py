@@ -65,6 +65,11 @@ def of_model(config: str, task: str, length: int, request: Request, *, folder: P
         InputError: data or tokenizer are missing, cannot be used, or are not the model's.
     """
     known = hf_model.configuration(config)
+    text = task in ("causal-lm", "masked-lm") and request.data is not None and request.data.suffix.lower() != ".npy"
+    if not text and any(request.parsed_some(packing=bool, padding=str).values()):
+        raise InputError(
+            "packing and padding say how language models read the text of --data, and there is none; leave them out"
+        )
     if task == "image-classification":
         return _shown(known, request)
     beside = folder / "tokenizer.json"
@@ -76,7 +81,7 @@ def of_model(config: str, task: str, length: int, request: Request, *, folder: P
         raise InputError(f"{folder} has no tokenizer.json for the text of --data; give one by --tokenizer")
     codec = None if path is None else codec_of(existing(path, "tokenizer file"), known.vocab_size)
     words = _words(known, length, codec)
-    if task in ("causal-lm", "masked-lm") and request.data.suffix.lower() != ".npy" and path is not None:
+    if text and path is not None:
         return _documents(task, words, path, known, request, folder)
     return _of_text(task, words, path, known, request)
 
@@ -158,7 +163,8 @@ def _documents(task: str, words: Words, tokenizer: Path, known: Any, request: Re
         raise InputError(f"masked-lm reads one field of text, but {request.field!r} holds {kind}; train a causal-lm")
     layout = _layout(task, kind, known, request)
     template = chat.load(folder) if kind is Kind.MESSAGES else None
-    end = known.eos_token_id if isinstance(known.eos_token_id, int) else None
+    ends = known.eos_token_id if isinstance(known.eos_token_id, list | tuple) else [known.eos_token_id]
+    end = next(iter(ends), None)
     columns = ("ids",) if kind is Kind.TEXT else ("ids", "learned", "first")
     joined = str(kind is Kind.TEXT and layout is Layout.WINDOWS)
     parts = (
@@ -193,6 +199,8 @@ def _layout(task: str, kind: Kind, known: Any, request: Request) -> Layout:
     padding = given.get("padding")
     if padding not in (None, "fixed"):
         raise InputError(f"padding must be fixed, but got {padding!r}")
+    if padding and task != "causal-lm":
+        raise InputError(f"padding=fixed is for causal-lm, and {task} reads windows; leave padding out")
     if not given.get("packing"):
         return Layout.PADDED if padding or kind is not Kind.TEXT else Layout.WINDOWS
     if padding:

@@ -35,19 +35,19 @@ def functions() -> Iterator[Row]:
     Raises:
         InputError: this Python came without its sources.
     """
-    yield from _functions()
+    yield from _read()[0]
 
 
 def packages(n: int) -> tuple[str, ...]:
     """The n packages with most functions, that with most first."""
-    counts = Counter(str(row.values["package"]) for row in _functions())
+    counts = Counter(str(row.values["package"]) for row in _read()[0])
     return tuple(sorted(counts, key=lambda package: (-counts[package], package))[:n])
 
 
 def labelled() -> Iterator[Row]:
     """For classification: {"text": code, "label": package}, of the `PACKAGES` packages with most functions."""
     largest = set(packages(PACKAGES))
-    for row in _functions():
+    for row in _read()[0]:
         if row.values["package"] in largest:
             values = {"text": row.values["code"], "label": row.values["package"]}
             yield Row(values=values, where=row.where)
@@ -55,13 +55,13 @@ def labelled() -> Iterator[Row]:
 
 def described() -> Iterator[Row]:
     """For translation: {"source": code, "target": docstring}."""
-    for row in _functions():
+    for row in _read()[0]:
         yield Row(values={"source": row.values["code"], "target": row.values["docstring"]}, where=row.where)
 
 
 def notes() -> tuple[str, ...]:
     """That files were left out, if some were."""
-    names = [name for name, content in standard_library_files() if _parsed(content) is None]
+    names = _read()[1]
     if not names:
         return ()
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -77,15 +77,20 @@ def fingerprint() -> str:
 
 
 @functools.cache
-def _functions() -> tuple[Row, ...]:
-    return tuple(row for name, content in standard_library_files() for row in _of_file(name, content))
+def _read() -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """(rows, names of files that do not parse)."""
+    found: list[Row] = []
+    left: list[str] = []
+    for name, content in standard_library_files():
+        parsed = _parsed(content)
+        if parsed is None:
+            left.append(name)
+        else:
+            found += _of_file(name, *parsed)
+    return tuple(found), tuple(left)
 
 
-def _of_file(name: str, content: bytes) -> Iterator[Row]:
-    parsed = _parsed(content)
-    if parsed is None:
-        return
-    tree, text = parsed
+def _of_file(name: str, tree: ast.Module, text: str) -> Iterator[Row]:
     # As the parser counts lines, and str.splitlines does not: a form feed ends none.
     lines = text.replace("\r\n", "\n").split("\n")
     package = name.partition("/")[0].removesuffix(".py")
@@ -97,7 +102,6 @@ def _of_file(name: str, content: bytes) -> Iterator[Row]:
             yield Row(values=values, where=f"line {function.lineno} of {name}")
 
 
-@functools.lru_cache(maxsize=1024)
 def _parsed(content: bytes) -> tuple[ast.Module, str] | None:
     """None of a file for another version, or in another encoding."""
     try:

@@ -128,7 +128,8 @@ class Pictures:
         header = io.BytesIO()
         shape = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
         np.lib.format.write_array_header_1_0(header, shape)
-        written = Written.of(path)
+        with whole.writing(partial):
+            written = Written.of(path)
         with whole.writing(partial), path.open("ab") as pixels:
             # Appended rather than written to a map: where a disk is full, that would kill the process.
             pixels.truncate(written.size)

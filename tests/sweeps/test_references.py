@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,17 @@ def test_a_model_that_cannot_be_made_shallower_is_judged_by_agreement_alone(tmp_
     made = Bench(tmp_path, workload=gpt(Deep)).prepared()
     assert made.references.chosen == {gpt(Deep).workload_id: "agreement"}
     assert "no twin: tiny-deep cannot be made with fewer blocks; " in " ".join(made.said)
+
+
+def test_a_lone_plan_that_no_twin_has_checked_is_no_measure(tmp_path: Path) -> None:
+    shallow = replace(WHOLE, blocks=2, name="two")  # its twin would be itself
+
+    def losses(job: Job) -> float | str:
+        return RIGHT if job.plan["data_parallel"] == "zero3" and job.plan["precision"] == "fp32" else "crash"
+
+    made = Bench(tmp_path, losses, workload=shallow).prepared()
+    assert shallow.workload_id not in made.runner.references
+    assert "at full size losses are not compared" in made.said[-1]
 
 
 def test_one_process_is_the_reference_where_it_fits(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InputError
 from harness.workloads import create, hf_model
 from harness.workloads.hf import Hf
 from strategies.cross_entropy import IGNORED, cross_entropy
@@ -56,10 +56,11 @@ def made(
     fields: str = "",
     family: str = "llama",
     template: str = "",
+    eos: int | list[int] = 256,
     **options: Any,
 ) -> Hf:
     """The workload on these rows, not prepared. The token after a document is 256."""
-    model = written(family, folder, eos_token_id=256, pad_token_id=255)
+    model = written(family, folder, eos_token_id=eos, pad_token_id=255)
     bytes_tokenizer(model)
     if template:
         (model / "chat_template.jinja").write_text(template)
@@ -180,6 +181,7 @@ def test_how_documents_are_laid_out_is_part_of_the_workload(tmp_path: Path) -> N
         ([{"text": "abc"}], {"seq_len": 65}, "a sample of 65 tokens is longer than the model's 64 positions"),
         ([{"text": "abc"}], {"fields": ",padding=odd"}, "padding must be fixed, but got 'odd'"),
         ([{"text": "abc"}], {"fields": ",packing=true", "family": "opt"}, "models of type opt are not known to keep"),
+        ([{"text": "abc"}], {"fields": ",padding=fixed,task=masked-lm"}, "padding=fixed is for causal-lm"),
         ([{"text": "abc"}], {"field": "a,b,c"}, "causal-lm needs one field of text or messages, or two of text"),
     ],
 )
@@ -189,6 +191,19 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(HarnessError, match=sentence) as caught:
         made(tmp_path, rows, **{"template": PLAIN, **options}).prepare()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [",packing=true", ",padding=fixed"])
+def test_a_layout_of_text_that_is_not_there_is_refused(fields: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="packing and padding say how language models read the text of --data"):
+        create(f"hf:{written('llama', tmp_path)}{fields}", cache=tmp_path, seq_len=16)
+
+
+def test_of_several_ends_the_first_is_learned(tmp_path: Path) -> None:
+    workload = made(tmp_path, [{"source": "abc", "target": "de"}], field="source,target", eos=[256, 3])
+    workload.prepare()
+    labels = workload.samples(0, np.array([0]))["labels"][0]
+    assert labels[labels != IGNORED][-1] == 256
 
 
 def test_every_family_that_packs_is_one_of_the_tested() -> None:

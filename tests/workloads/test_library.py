@@ -52,9 +52,9 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "b.py").write_text("def broken(:")
     (tmp_path / "c.py").write_bytes("# é\ndef x(): pass".encode("latin-1"))
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
-    library._functions.cache_clear()
+    library._read.cache_clear()
     yield tmp_path
-    library._functions.cache_clear()
+    library._read.cache_clear()
 
 
 def test_functions_come_without_docstring_and_decorators(sources: Path) -> None:

@@ -36,6 +36,7 @@ def build(rank: int, folder: str, ranks: int) -> None:
     from harness.rank.peak_memory import memory_of
     from harness.sweeps.config import SweepConfig
     from harness.sweeps.experiment import prepare
+    from harness.workloads import hollow
 
     torch.set_num_threads(1)
     where = Path(folder)
@@ -44,7 +45,8 @@ def build(rank: int, folder: str, ranks: int) -> None:
     )
     experiment = prepare(config)
     workload = next(iter(experiment.workloads.values()))
-    workload.build()  # imports what it needs
+    with hollow.parameters():
+        workload.build()  # imports what it needs
     dist.init_process_group("gloo", init_method=f"file://{where / 'rendezvous'}", rank=rank, world_size=ranks)
     plan = experiment.plan({"dp": ranks, "data_parallel": "zero3", "micro_batch_size": 1})
     memory = memory_of(torch.device("cpu"))

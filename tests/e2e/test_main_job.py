@@ -221,7 +221,7 @@ def test_a_sweep_outlives_its_fork_server(tmp_path: Path) -> None:
     assert breaches(tmp_path / "results") == []
 
 
-@pytest.mark.parametrize("how", ["kill", "term"])
+@pytest.mark.parametrize("how", ["kill", pytest.param("term", marks=pytest.mark.slow)])
 def test_nothing_is_lost_whenever_a_sweep_is_hit(how: str, tmp_path: Path) -> None:
     ended = run([sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "2", "--hit", how], tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,43 +1,75 @@
-"""A file to which pictures are appended, and the journal that lets another process go on where one was ended."""
+"""Files of a folder that grow together, and the journal that lets another process go on where one was ended."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from harness.workloads import whole
 
 JOURNAL = "journal.json"
-"""Pictures that are done, and the bytes and the checksum of their file."""
+"""Rows that are done, and of each file how much was written and its checksum; in a whole folder, of all of it."""
 
 
-@dataclass(frozen=True)
-class Written:
-    """What of a file is on the disk."""
+class Appended:
+    """The files as a process left them that was ended; empty ones, where none was or its work is damaged.
 
-    pictures: int = 0
-    size: int = 0
-    checksum: int = 0
+    Args:
+        folder: where they are.
+        names: of the files.
 
-    @classmethod
-    def of(cls, file: Path) -> Written:
-        """As a process left it that was ended; nothing, where none was or its work is damaged."""
-        try:
-            found = cls(*map(int, json.loads((file.parent / JOURNAL).read_bytes())))
-        except (OSError, ValueError, TypeError):
-            return cls()
-        return found if whole.holds(file, found.size, found.checksum) else cls()
+    Raises:
+        StoreError: the folder cannot be written, here and in what follows.
+    """
 
-    def after(self, file: BinaryIO, content: bytes, pictures: int) -> Written:
-        """Append so many pictures."""
-        file.write(content)
-        return Written(self.pictures + pictures, self.size + len(content), zlib.crc32(content, self.checksum))
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder = folder
+        self.rows, self._written = _read(folder, names) or (0, dict.fromkeys(names, (0, 0)))
+        with whole.writing(folder):
+            if not all(whole.holds(folder / name, *written) for name, written in self._written.items()):
+                # The machine went down before what the journal says was on the disk.
+                self.rows, self._written = 0, dict.fromkeys(names, (0, 0))
+            for name, (size, _) in self._written.items():
+                with (folder / name).open("ab") as file:
+                    file.truncate(size)
 
-    def note(self, folder: Path) -> None:
-        """Write it down."""
-        hidden = folder / f".{JOURNAL}"
-        hidden.write_text(json.dumps([self.pictures, self.size, self.checksum]))
-        hidden.replace(folder / JOURNAL)
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return self._written[name][0]
+
+    def append(self, name: str, content: bytes) -> None:
+        """Append to a file; without `done` another process does it again."""
+        size, checksum = self._written[name]
+        with whole.writing(self._folder), (self._folder / name).open("ab") as file:
+            file.write(content)
+        self._written[name] = size + len(content), zlib.crc32(content, checksum)
+
+    def done(self, rows: int) -> None:
+        """Note that so many more rows stand in the files."""
+        self.rows += rows
+        hidden = self._folder / f".{JOURNAL}"
+        with whole.writing(self._folder):
+            hidden.write_text(json.dumps({"rows": self.rows, "written": self._written}))
+            hidden.replace(self._folder / JOURNAL)
+
+
+def are_whole(folder: Path, names: Sequence[str]) -> bool:
+    """Whether the files have the sizes of the journal."""
+    journal = _read(folder, names)
+    return journal is not None and all(_size(folder / name) == size for name, (size, _) in journal[1].items())
+
+
+def _read(folder: Path, names: Sequence[str]) -> tuple[int, dict[str, tuple[int, int]]] | None:
+    """(rows that are done, file -> (bytes, checksum)); None where there is no journal of these files."""
+    try:
+        found = json.loads((folder / JOURNAL).read_bytes())
+        written = {str(name): (int(size), int(checksum)) for name, (size, checksum) in found["written"].items()}
+        return (int(found["rows"]), written) if sorted(written) == sorted(names) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # never written, or damaged: the work is done again
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1

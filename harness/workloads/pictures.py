@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from harness.errors import InputError, StoreError
 from harness.workloads import waiting_for, whole
-from harness.workloads.appended import Written
+from harness.workloads.appended import Appended
 from harness.workloads.cnn import SIDE, load_digits
 from harness.workloads.data import counter_hash
 from harness.workloads.rows import existing, visible
@@ -33,6 +33,7 @@ _GREY = {"1", "L", "LA", "I", "I;16", "I;16B"}
 """Pillow's modes without colours."""
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
+PIXELS = "pixels.npy"
 _AT_ONCE = 2**20
 """Bytes of pixels that are read at a time, at least one picture."""
 
@@ -94,7 +95,7 @@ class Pictures:
 
         if channels not in (1, 3):
             raise InputError(f"pictures have 1 or 3 channels, but the model takes {channels}; choose another model")
-        pixels = torch.from_numpy(_mapped(self.path / "pixels.npy")[np.asarray(chosen, np.int64)])
+        pixels = torch.from_numpy(_mapped(self.path / PIXELS)[np.asarray(chosen, np.int64)])
         images = pixels.permute(0, 3, 1, 2).float() / 255
         if channels < self.channels:
             images = images.mean(1, keepdim=True)
@@ -124,27 +125,21 @@ class Pictures:
 
     def _write(self, partial: Path, source: Source) -> None:
         whole.write(partial / "labels.npy", lambda file: np.save(file, source.labels, allow_pickle=False))
-        path = partial / "pixels.npy"
-        header = io.BytesIO()
-        shape = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
-        np.lib.format.write_array_header_1_0(header, shape)
-        with whole.writing(partial):
-            written = Written.of(path)
-        with whole.writing(partial), path.open("ab") as pixels:
-            # Appended rather than written to a map: where a disk is full, that would kill the process.
-            pixels.truncate(written.size)
-            if not written.size:
-                written = written.after(pixels, header.getvalue(), 0)
-        for some in source.pictures(written.pictures):
-            with whole.writing(partial):
-                with path.open("ab") as pixels:
-                    written = written.after(pixels, some.tobytes(), len(some))
-                written.note(partial)
-            waiting_for.tell(self.description.partition(",")[0], written.pictures, len(self), "pictures")
+        files = Appended(partial, [PIXELS])
+        if not files.size(PIXELS):
+            header = io.BytesIO()
+            shape = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+            np.lib.format.write_array_header_1_0(header, shape)
+            files.append(PIXELS, header.getvalue())
+        # Appended rather than written to a map: where a disk is full, that would kill the process.
+        for some in source.pictures(files.rows):
+            files.append(PIXELS, some.tobytes())
+            files.done(len(some))
+            waiting_for.tell(self.description.partition(",")[0], files.rows, len(self), "pictures")
 
     def _is_whole(self) -> bool:
         try:
-            pixels, labels = _open(self.path / "pixels.npy"), _open(self.path / "labels.npy")
+            pixels, labels = _open(self.path / PIXELS), _open(self.path / "labels.npy")
         except (OSError, ValueError):
             return False
         return pixels.shape == self._shape and labels.shape == (len(self),)

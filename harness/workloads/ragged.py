@@ -10,7 +10,6 @@ import functools
 import hashlib
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from harness.errors import InputError, StoreError
 from harness.workloads import waiting_for, whole
+from harness.workloads.appended import Appended, are_whole
 from harness.workloads.data import counter_hash
 from harness.workloads.rows import Row
 
@@ -29,11 +29,7 @@ Encode = Callable[[Sequence[Row]], Iterable[Mapping[str, Sequence[int]]]]
 Integers = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
 
-_JOURNAL = "journal.json"
-"""Rows that are done, and of each file how much was written and its checksum; in a whole folder, of all of it."""
 _LOW, _HIGH = -(2**31), 2**31 - 1
-_NO_SAMPLE = 2**64 - 1
-"""Index that no sample has, to draw what all samples of a step share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,29 +76,9 @@ class Ragged:
         """The examples of the samples with these indices in a step, `[len(indices)]`, drawn with replacement."""
         return (counter_hash(seed, step, indices) % np.uint64(len(self))).astype(np.int64)
 
-    def chosen_alike(self, column: str, step: int, indices: npt.ArrayLike, seed: int, width: int) -> Places:
-        """As `chosen`, but all samples of a step are among `width` examples that are neighbours in length.
-
-        The examples sorted by length are divided into buckets of `width`, and a step draws from one of them. It draws
-        an example, whose bucket it is, so that every example is as likely as any other although the last bucket is
-        smaller.
-        """
-        order = _by_length(self, column, whole.version(self._ends_path(column)))
-        anchor = int(counter_hash(seed, step, [_NO_SAMPLE])[0] % np.uint64(len(order)))
-        bucket = order[anchor // width * width :][:width]
-        return bucket[(counter_hash(seed, step, indices) % np.uint64(len(bucket))).astype(np.int64)]
-
-    def packed(self, column: str, length: int) -> Places:
-        """Where rows of `length` integers begin if examples are laid one after another, `[rows, 2]`.
-
-        Each is (example, how many of its integers lie in earlier rows); what does not fill a last row is left out.
-        """
-        starts = np.arange(0, len(self.flat(column)) - length + 1, length)
-        examples, begins = self._examples_at(column, starts)
-        return np.stack([examples, starts - begins], axis=1)
-
     def packed_rows(self, column: str, length: int, indices: npt.ArrayLike) -> tuple[Places, Places]:
-        """(integers, positions) of rows of `packed`, both `[len(indices), length]`.
+        """(integers, positions) of rows of `length` integers where examples are laid one after another, both
+        `[len(indices), length]`; what does not fill a last row is left out.
 
         Row i is the window [i * length, (i + 1) * length) of all integers. Positions count from 0 where the row begins,
         and from 0 again where an example does.
@@ -145,20 +121,30 @@ class Ragged:
         batch: int,
         total: int | None,
     ) -> None:
-        writer, name = _Writer(partial, self), Path(self.label).name
-        waiting = itertools.islice(rows(), writer.rows, None)
+        files, name = Appended(partial, self._names()), Path(self.label).name
+        waiting = itertools.islice(rows(), files.rows, None)
         for some in _batches(waiting, batch):
-            writer.append(some, encode(some))
+            self._append(files, encode(some), f"between {some[0].where} and {some[-1].where}")
+            files.done(len(some))
             if total is None:
-                waiting_for.tell(name, writer.rows, None, "rows")
+                waiting_for.tell(name, files.rows, None, "rows")
             else:
                 waiting_for.tell(name, some[-1].read_bytes, total, "bytes")
-        if not writer.examples:
-            raise InputError(f"{self.label} holds nothing to train on: none of its {writer.rows} rows gives an example")
+        if not files.size(self._ends_path(self.columns[0]).name):
+            raise InputError(f"{self.label} holds nothing to train on: none of its {files.rows} rows gives an example")
+
+    def _append(self, files: Appended, examples: Iterable[Mapping[str, Sequence[int]]], where: str) -> None:
+        found = list(examples)
+        for column in self.columns:
+            lists = [np.asarray(example[column]) for example in found]
+            values = _int32(lists, column, where)
+            values_name, ends_name = self._values_path(column).name, self._ends_path(column).name
+            before = files.size(values_name) // 4
+            files.append(values_name, values.tobytes())
+            files.append(ends_name, (before + np.cumsum([len(one) for one in lists], dtype=np.int64)).tobytes())
 
     def _is_whole(self) -> bool:
-        journal = _read_journal(self.folder, self._names())
-        return journal is not None and all(_size(self.folder / name) == size for name, (size, _) in journal[1].items())
+        return are_whole(self.folder, self._names())
 
     def _names(self) -> list[str]:
         return [path.name for column in self.columns for path in (self._values_path(column), self._ends_path(column))]
@@ -182,51 +168,6 @@ class Ragged:
         ends = self._ends(column)
         examples = np.searchsorted(ends, places, side="right")
         return examples, np.where(examples > 0, ends[examples - 1], 0)
-
-
-class _Writer:
-    """Appends examples to the files of a store, and keeps its journal."""
-
-    def __init__(self, partial: Path, store: Ragged) -> None:
-        self._partial, self._store = partial, store
-        found = _read_journal(partial, store._names())
-        self.rows, written = found or (0, dict.fromkeys(store._names(), (0, 0)))
-        with whole.writing(partial):
-            if not all(whole.holds(partial / name, *written[name]) for name in written):
-                # The machine went down before what the journal says was on the disk.
-                self.rows, written = 0, dict.fromkeys(written, (0, 0))
-            for name, (size, _) in written.items():
-                with (partial / name).open("ab") as file:
-                    file.truncate(size)
-        self._written = written
-
-    @property
-    def examples(self) -> int:
-        """How many are written."""
-        return self._written[self._store._ends_path(self._store.columns[0]).name][0] // 8
-
-    def append(self, rows: Sequence[Row], examples: Iterable[Mapping[str, Sequence[int]]]) -> None:
-        """Write the examples that a batch of rows gave, and that these rows are done."""
-        found = list(examples)
-        for column in self._store.columns:
-            lists = [np.asarray(example[column]) for example in found]
-            values = _int32(lists, column, f"between {rows[0].where} and {rows[-1].where}")
-            values_name, ends_name = self._store._values_path(column).name, self._store._ends_path(column).name
-            before = self._written[values_name][0] // 4
-            self._write(values_name, values)
-            self._write(ends_name, before + np.cumsum([len(one) for one in lists], dtype=np.int64))
-        self.rows += len(rows)
-        journal = self._partial / f".{_JOURNAL}"
-        with whole.writing(self._partial):
-            journal.write_text(json.dumps({"rows": self.rows, "written": self._written}))
-            journal.replace(self._partial / _JOURNAL)
-
-    def _write(self, name: str, array: npt.NDArray[Any]) -> None:
-        size, checksum = self._written[name]
-        content = array.tobytes()
-        with whole.writing(self._partial), (self._partial / name).open("ab") as file:
-            file.write(content)
-        self._written[name] = size + len(content), zlib.crc32(content, checksum)
 
 
 def address(cache: Path, *parts: str) -> Path:
@@ -257,16 +198,6 @@ def _int32(lists: Sequence[npt.NDArray[Any]], column: str, where: str) -> Intege
     return values.astype(np.int32)
 
 
-def _read_journal(folder: Path, names: list[str]) -> tuple[int, dict[str, tuple[int, int]]] | None:
-    """(rows that are done, file -> (bytes, checksum)); None where there is no journal of a store with these files."""
-    try:
-        found = json.loads((folder / _JOURNAL).read_bytes())
-        written = {str(name): (int(size), int(checksum)) for name, (size, checksum) in found["written"].items()}
-        return (int(found["rows"]), written) if sorted(written) == sorted(names) else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # never written, or damaged: the work is done again
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
@@ -291,9 +222,3 @@ def _mapped(path: Path, dtype: str, version: tuple[int, ...]) -> npt.NDArray[Any
         raise StoreError(
             f"the prepared data {path} cannot be read ({error}); remove {path.parent} and run again"
         ) from None
-
-
-@functools.lru_cache(maxsize=4)
-def _by_length(store: Ragged, column: str, version: tuple[int, ...]) -> Places:
-    """The examples, shorter ones first."""
-    return np.argsort(store.lengths(column), kind="stable")

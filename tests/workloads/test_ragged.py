@@ -73,9 +73,7 @@ def test_packed_rows_are_windows_whose_positions_begin_again_with_every_example(
     windows = [flat[at : at + length] for at in range(0, len(flat) - length + 1, length)]
     with tempfile.TemporaryDirectory() as folder:
         ragged = stored(Path(folder) / "store", examples)
-        packed = ragged.packed("ids", length)
-        ids, positions = ragged.packed_rows("ids", length, np.arange(len(packed)))
-    assert packed.tolist() == [[window[0][2], window[0][1]] for window in windows]
+        ids, positions = ragged.packed_rows("ids", length, np.arange(len(windows)))
     assert ids.tolist() == [[token for token, _, _ in window] for window in windows]
     expected = []
     for window in windows:
@@ -89,24 +87,10 @@ def test_packed_rows_are_windows_whose_positions_begin_again_with_every_example(
 
 def test_a_sample_does_not_depend_on_which_others_are_asked_for(tmp_path: Path) -> None:
     ragged = stored(tmp_path / "store", [[0] * (n % 17) for n in range(100)])
-    every, alike = ragged.chosen(3, range(64), 1), ragged.chosen_alike("ids", 3, range(64), 1, 10)
+    every = ragged.chosen(3, range(64), 1)
     assert ragged.chosen(3, [5, 60], 1).tolist() == every[[5, 60]].tolist()
-    assert ragged.chosen_alike("ids", 3, [5, 60], 1, 10).tolist() == alike[[5, 60]].tolist()
     assert 0 <= every.min() < every.max() < 100
     assert ragged.chosen(4, range(64), 1).tolist() != every.tolist() != ragged.chosen(3, range(64), 2).tolist()
-
-
-def test_samples_of_a_step_that_are_alike_are_neighbours_in_length_and_every_example_is_as_likely(
-    tmp_path: Path,
-) -> None:
-    ragged = stored(tmp_path / "store", [[0] * (n * 7 % 25) for n in range(25)])  # lengths 0 to 24, mixed
-    counts = np.zeros(25)
-    for step in range(4000):
-        chosen = ragged.chosen_alike("ids", step, range(4), 0, 10)
-        lengths = ragged.lengths("ids", chosen)
-        assert len({length // 10 for length in lengths.tolist()}) == 1
-        np.add.at(counts, lengths, 1)
-    assert np.abs(counts / counts.sum() - 1 / 25).max() < 0.01
 
 
 def test_a_pickle_is_a_reference_and_mapped_once(tmp_path: Path) -> None:

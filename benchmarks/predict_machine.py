@@ -59,7 +59,7 @@ def chosen(prepared: Experiment, count: int) -> list[Plan]:
 
 def launched(name: str, count: int) -> dict[str, Any]:
     """In a fresh process: the plans of one model with what was measured of them."""
-    from harness.sweeps.launches import calibrated
+    from harness.sweeps.runners import calibrated
 
     with common.runner(name, seconds=1.0) as (made, prepared):
         workload = next(iter(prepared.workloads.values()))

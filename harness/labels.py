@@ -38,10 +38,22 @@ _IN_HEAD = ("data_parallel", "dp", "tp", "pp")
 _NEUTRAL = (None, False, "none", "off")
 
 
+def is_script(row: Row) -> bool:
+    """Whether a trial ran somebody's script."""
+    return bool(row.get("source") == "script")
+
+
+def rate_of(row: Row) -> str:
+    """What a trial's speed counts: tokens, or samples where they are not sequences."""
+    return str(row.get("rate_of") or ("samples" if row["seq_len"] == 1 else "tokens"))
+
+
 def kind(row: Row) -> str:
     """The technique that gives a trial its colour: how its data, or else its model, is divided over ranks."""
-    if row["data_parallel"] != "none":
+    if row["data_parallel"] not in (None, "none"):
         return str(row["data_parallel"])
+    if is_script(row):
+        return "script"
     if (row["tp"] or 1) > 1:
         return "tensor_parallel"
     return "pipeline_parallel" if (row["pp"] or 1) > 1 else "one process"
@@ -50,8 +62,8 @@ def kind(row: Row) -> str:
 def layout(row: Row) -> str:
     """How a trial divides the training over its ranks, such as "zero2 dp2 tp2"."""
     degrees = [f"{axis}{row[axis]}" for axis in ("dp", "tp", "pp") if (row[axis] or 1) > 1]
-    name = [str(row["data_parallel"])] if row["data_parallel"] != "none" else []
-    return " ".join(name + degrees) or "one process"
+    name = [str(row["data_parallel"])] if row["data_parallel"] not in (None, "none") else []
+    return " ".join(name + degrees) or ("" if is_script(row) else "one process")
 
 
 def settings(row: Row) -> dict[str, Any]:
@@ -90,7 +102,8 @@ def _names(rows: Sequence[Row]) -> dict[str, str]:
     names = {}
     for trial, plan in plans.items():
         head = heads[trial]
-        unusual = [name for name in within[head] if repr(plan.get(name)) != usual[head].get(name)]
+        every = head == ""  # of a script nothing else is said
+        unusual = [name for name in within[head] if every or repr(plan.get(name)) != usual[head].get(name)]
         names[trial] = _label(head, plan, [name for name in _ALWAYS_COMPARED if name in differ] + unusual)
     return _numbered(names)
 
@@ -103,6 +116,8 @@ def _usual(plans: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str
 
 def _head(row: Row, rows: Sequence[Row]) -> str:
     head = layout(row)
+    if is_script(row):
+        return head
     first = rows[0]["global_batch_size"]
     several = any(other["global_batch_size"] != first for other in rows)
     return f"{head} · batch {row['global_batch_size']}" if several else head
@@ -119,23 +134,25 @@ def _varying(plans: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _label(head: str, plan: Mapping[str, Any], names: Sequence[str]) -> str:
-    return " · ".join([head, *filter(None, (_setting(name, plan.get(name)) for name in names))])
+    said = filter(None, (head, *(_setting(name, plan.get(name)) for name in names)))
+    return " · ".join(said) or "as it stood"
 
 
 def _setting(name: str, value: Any) -> str:
     if name in _ALWAYS_COMPARED:
-        return "" if value in _NEUTRAL else _ALWAYS_COMPARED[name].format(_plain(value)).removesuffix(" True")
+        return "" if value in _NEUTRAL else _ALWAYS_COMPARED[name].format(plain(value)).removesuffix(" True")
     words = name.replace("_", " ")
     if value is None:
         return ""
     if isinstance(value, bool):
         return words if value else f"no {words}"
     if name.endswith("_mb"):
-        return f"{words.removesuffix(' mb')} {_plain(value)} MB"
-    return f"{words} {_plain(value)}"
+        return f"{words.removesuffix(' mb')} {plain(value)} MB"
+    return f"{words} {plain(value)}"
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A setting in a name."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -123,9 +123,9 @@ def _run(config: SweepConfig, passed: TorchWorkload | None, progress: bool) -> S
         launcher.warm_up()  # its imports take as long as ours and go on meanwhile
         from harness.api.result import SweepResult
         from harness.sweeps.experiment import prepare
-        from harness.sweeps.sweep import Sweep
+        from harness.sweeps.recipe_sweep import RecipeSweep
 
-        job = Sweep(prepare(config, passed), display, launcher, began)
+        job = RecipeSweep(prepare(config, passed), display, launcher, began=began)
         try:
             ended = job.run()
         except HarnessError as error:

@@ -75,6 +75,14 @@ Json = Annotated[bool, _recorded("--json", help="Print one JSON object instead o
 
 @app.command(cls=Grouped, epilog="Example: python -m harness sweep --strategies ddp,zero2 --time-budget 5m")
 def sweep(
+    script: Annotated[
+        str | None, _train(help="Command of a script to tune, {name} for each knob; instead of a workload.")
+    ] = None,
+    knobs: Annotated[Path | None, _train(help="TOML file with a script's knobs; it may have the command.")] = None,
+    baseline: Annotated[
+        list[str] | None, _train(help="A script's knob, NAME=VALUE, where what it is compared with is no default.")
+    ] = None,
+    keep: Annotated[bool | None, _recorded("--keep", help="Keep what a script leaves in its trial's folder.")] = None,
     workload: Workload = None,
     data: Data = None,
     field: Field = None,
@@ -120,7 +128,7 @@ def sweep(
     """Search the plans of the strategies in play and rank them."""
     options = {key: value for key, value in locals().items() if key not in ("config", "as_json")}
     options |= {"strategies": _names(strategies), "precision": _names(precision), "set": tuple(set) if set else None}
-    options["also"] = _names(also)
+    options |= {"also": _names(also), "baseline": tuple(baseline) if baseline else None}
     guarded(lambda: commands.sweep(config, options | {"global_batch": _numbers(global_batch)}, as_json))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +17,25 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.sweeps.config import SweepConfig
+    from harness.sweeps.sweep import Display, Sweep
 
 
 def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
     import time
 
     began = time.monotonic()
-    from harness import launchers
-    from harness.rank import preload_for
     from harness.sweeps.config import load_config
     from harness.sweeps.display import SweepDisplay, print_result
 
     config = load_config(path, options)
     console = _console(to_stderr=as_json)
     with (
-        launchers.create("local", preload_for(config.workload)) as launcher,
+        _launcher(config) as launcher,
         SweepDisplay(console, None if config.time_budget is None else config.seconds, config.trials) as display,
     ):
-        launcher.warm_up()  # its imports take as long as ours and go on meanwhile
+        job = _sweep(config, display, launcher, began)
         from harness.report.sweep_view import SweepView
-        from harness.sweeps.experiment import prepare
-        from harness.sweeps.sweep import Sweep
 
-        job = Sweep(prepare(config), display, launcher, began)
         try:
             ended = job.run()
         except (HarnessError, KeyboardInterrupt):
@@ -53,6 +51,29 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
     if ended.summary.interrupted:
         return INTERRUPTED
     return 0 if view is not None and view.winner is not None else NOTHING_SUCCEEDED
+
+
+def _launcher(config: SweepConfig) -> AbstractContextManager[Any]:
+    """What starts ranks of a workload; its imports take as long as ours and go on meanwhile."""
+    from harness import launchers
+    from harness.rank import preload_for
+
+    if config.script is not None or config.knobs is not None:
+        return contextlib.nullcontext()  # a script has a launcher of its own
+    return launchers.create("local", preload_for(config.workload))
+
+
+def _sweep(config: SweepConfig, display: Display, launcher: Any, began: float) -> Sweep:
+    if launcher is None:
+        from harness.sweeps import script_experiment
+        from harness.sweeps.script_sweep import ScriptSweep
+
+        return ScriptSweep(script_experiment.prepare(config), display, began=began)
+    launcher.warm_up()
+    from harness.sweeps import experiment
+    from harness.sweeps.recipe_sweep import RecipeSweep
+
+    return RecipeSweep(experiment.prepare(config), display, launcher, began=began)
 
 
 def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:
@@ -267,7 +288,7 @@ def calibrate(options: dict[str, Any], as_json: bool) -> int:
     from harness.store.store import Store
     from harness.sweeps.config import load_config
     from harness.sweeps.experiment import prepare
-    from harness.sweeps.launches import calibrated, make_runner
+    from harness.sweeps.runners import calibrated, make_runner
 
     experiment = prepare(load_config(None, options))
     store, hardware_id = Store(experiment.config.results), experiment.hardware.hardware_id

@@ -87,8 +87,8 @@ def _night(
     from harness.search.feasible import why_not
     from harness.store.store import Store
     from harness.sweeps.experiment import prepare
-    from harness.sweeps.launches import make_runner
     from harness.sweeps.references import references_of
+    from harness.sweeps.runners import make_runner
 
     experiment = prepare(config)
     found_plans = night.plans(suite, experiment)

@@ -218,7 +218,7 @@ def _plans(found: Sequence[Ranked], question: Question, validated: Validated | N
 def _here(workload: str | None, pairs: Sequence[str], options: Mapping[str, Any], top: int) -> dict[str, Any]:
     from harness.sweeps.config import load_config
     from harness.sweeps.experiment import prepare
-    from harness.sweeps.launches import make_forecaster
+    from harness.sweeps.runners import make_forecaster
 
     if options.get("vocab"):
         raise InputError("--vocab is for a described cluster; here the vocabulary is that of the workload's data")

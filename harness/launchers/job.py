@@ -23,6 +23,8 @@ class Measurement:
     """Fewest steps of the window, those not counted that it finds to be warm-up still."""
     max_steps: int = 1000
     """Most steps of the window."""
+    least_seconds: float = 0.0
+    """Shortest window that ends for its precision, in s: few steps in a row say less of a launch than they seem to."""
     seconds: float = 2.5
     """Budget of the window, in s: it ends then, precise or not."""
     precision: float | None = None

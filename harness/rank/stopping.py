@@ -40,7 +40,8 @@ def why_stop(times: Sequence[float], settings: Measurement) -> Stop | None:
         return Stop.STEPS if len(times) >= settings.max_steps else None
     if _slower(steady, settings.rival_step_time_s):
         return Stop.SLOWER
-    if settings.precision is not None and relative_half_width(steady) <= settings.precision:
+    long_enough = sum(steady) >= min(settings.least_seconds, settings.seconds)
+    if settings.precision is not None and long_enough and relative_half_width(steady) <= settings.precision:
         return Stop.PRECISION
     if sum(steady) >= settings.seconds:
         return Stop.BUDGET

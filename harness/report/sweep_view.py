@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError, UnknownNameError
-from harness.labels import Named, Row, kind, labels
+from harness.labels import Named, Row, is_script, kind, labels, rate_of
 from harness.report import format as fmt
 from harness.report.figures import palette
 from harness.store import older
@@ -79,7 +79,8 @@ class SweepView:
         """What is known of the plans, one for each workload, smallest global batch first."""
         apart: dict[tuple[int, str], list[Row]] = {}
         for row in self.rows:
-            apart.setdefault((row["global_batch_size"], row["workload_id"]), []).append(row)
+            size = 0 if is_script(row) else row["global_batch_size"]
+            apart.setdefault((size, row["workload_id"]), []).append(row)
         return tuple(standings(apart[workload]) for workload in sorted(apart))
 
     @cached_property
@@ -184,7 +185,12 @@ class SweepView:
     @cached_property
     def unit(self) -> str:
         """Unit of throughput: samples where a sample is not a sequence."""
-        return "samples/s" if all(row["seq_len"] == 1 for row in self.rows) else "tokens/s"
+        return "samples/s" if all(rate_of(row) == "samples" for row in self.rows) else "tokens/s"
+
+    @cached_property
+    def is_script(self) -> bool:
+        """Whether the sweep turned the knobs of somebody's script."""
+        return any(is_script(row) for row in self.rows)
 
     @cached_property
     def several_workloads(self) -> bool:
@@ -280,6 +286,8 @@ class SweepView:
         """Tokens per second of the workload's single-process fp32 reference (median step), None if not recorded."""
         curve = self.references.get(row["workload_id"])
         if curve is None or curve.empty or self.agreed(row["workload_id"]) is not None:
+            return None
+        if is_script(row):
             return None
         return float(row["global_batch_size"] * row["seq_len"] / curve["step_time_s"].median())
 

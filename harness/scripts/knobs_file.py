@@ -5,22 +5,30 @@ Everything that can be wrong with a file is said before anything is started; not
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnknownNameError
-from harness.scripts import key_paths
+from harness.observe.injection import Settings as Observed
+from harness.scripts import key_paths, meaning
 from harness.scripts.expressions import Expression, Value
 from harness.scripts.placeholders import BUILT_IN, names_in
 from strategies.knob import Choice, Knob, Range, Setting, Settings
 
-_TOP = {"command", "workdir", "env", "files", "knobs", "require", "samples_per_step", "tokens_per_step"}
+_TOP = {"command", "workdir", "env", "files", "knobs", "require", "samples_per_step", "tokens_per_step", "world_size"}
+_TOP |= {"observe", "numerics"}
+_OBSERVE = {each.name: each.type for each in fields(Observed) if each.name != "warmup_steps"}
 _KNOB = {"values", "low", "high", "integer", "log", "default", "unit", "doc", "when", "value", "into", "new", "written"}
-_KNOB |= {"absent", "mathematics", "remove_if_absent"}
+_KNOB |= {"absent", "mathematics", "remove_if_absent", "means"}
+
+TOLERANCE = 1e-2
+"""Largest relative difference of a step's loss to the baseline's that passes, unless the file has another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,8 @@ class ScriptKnob:
     """Whether plans without it have no such keys in their copies of files; else they stay as the file has them."""
     mathematics: bool = False
     """Whether it changes what is learned, so that losses are not to be compared."""
+    means: Mapping[str, tuple[Setting, ...] | None] = field(default_factory=dict)
+    """Column of trials -> what each of `knob`'s values is there; None: they are that themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +90,29 @@ class KnobsFile:
     require: tuple[Requirement, ...] = ()
     samples_per_step: Expression | None = None
     tokens_per_step: Expression | None = None
+    world_size: Expression | None = None
+    """Ranks that a plan starts."""
+    observed: Observed = field(default_factory=Observed)
+    """What the file says of how steps are told."""
+    tolerance: float = TOLERANCE
+
+    @property
+    def free(self) -> tuple[Knob, ...]:
+        """The knobs that do not follow from others, in their order."""
+        return tuple(each.knob for each in self.knobs.values() if each.knob is not None)
+
+    @property
+    def identity(self) -> str:
+        """12 hexadecimal digits that stand for the command and what it is given, whatever its knobs may be."""
+        content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in self.files.items()}
+        about = [self.command, dict(self.env), content]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """What the command is called: the file that it runs, such as train.py, or else its first word."""
+        scripts = (Path(word).name for word in self.command if word.endswith((".py", ".sh")))
+        return next(scripts, Path(self.command[0]).name)
 
     def plan(self, given: Mapping[str, Setting]) -> dict[str, Setting]:
         """A whole plan: values given, defaults, and what follows from them; knobs whose condition fails are absent.
@@ -109,8 +142,16 @@ class KnobsFile:
         names = {**plan, "world_size": world_size}
         return {name: float(each.value(names)) for name, each in given.items() if each is not None}
 
+    def columns(self, plan: Settings) -> dict[str, Setting]:
+        """What a whole plan means in the harness's words: columns of trials."""
+        found: dict[str, Setting] = {}
+        for name, each in self.knobs.items():
+            if name in plan:
+                found |= meaning.columns(plan[name], each.knob, each.means)
+        return found
+
     def why_not(self, plan: Settings) -> str | None:
-        """Why a plan is not to be run, in one sentence; None if nothing speaks against it."""
+        """Why a whole plan is not to be run, in one sentence; None if nothing speaks against it."""
         for each in self.require:
             if each.expression.names <= plan.keys() and not each.expression.value(plan):
                 values = ", ".join(f"{name}={plan[name]}" for name in sorted(each.expression.names))
@@ -156,7 +197,12 @@ def read(path: Path, command: str | None = None) -> KnobsFile:
         require=tuple(map(_requirement, given.get("require", []))),
         samples_per_step=_expression(given.get("samples_per_step")),
         tokens_per_step=_expression(given.get("tokens_per_step")),
+        world_size=_expression(given.get("world_size")),
+        observed=_observed(_tabled(given.get("observe", {}), "[observe]")),
+        tolerance=_tolerance(_tabled(given.get("numerics", {}), "[numerics]")),
     )
+    if not found.command:
+        raise InputError(f"{path} has an empty command")
     _check(found)
     return found
 
@@ -191,6 +237,7 @@ def _knob(name: str, given: Mapping[str, Any], files: Mapping[str, Path], order:
         absent=str(given.get("absent", "")),
         remove_if_absent=bool(given.get("remove_if_absent", False)),
         mathematics=bool(given.get("mathematics", False)),
+        means=meaning.read(name, given.get("means"), knob, where),
     )
 
 
@@ -268,7 +315,7 @@ def _check(found: KnobsFile) -> None:
                 )
             used.add(name)
     expressions = [each.expression for each in found.require]
-    expressions += [each for each in (found.samples_per_step, found.tokens_per_step) if each]
+    expressions += [each for each in (found.samples_per_step, found.tokens_per_step, found.world_size) if each]
     for expression in expressions:
         if missing := expression.names - found.knobs.keys() - {"world_size"}:
             raise InputError(f"{expression.text!r} has {sorted(missing)[0]!r}, and there is no such knob")
@@ -290,6 +337,22 @@ def _check(found: KnobsFile) -> None:
             key_paths.put(content, target.path, None, str(path), new=target.new)
     if not found.workdir.is_dir():
         raise InputError(f"the command cannot run in {found.workdir}: there is no such folder")
+
+
+def _observed(given: Mapping[str, Any]) -> Observed:
+    _known(given, _OBSERVE, "entry of [observe]")
+    for name, value in given.items():
+        if type(value) is not int or value < 0:
+            raise InputError(f"[observe] {name} must be a whole number from 0, but got {value!r}")
+    return Observed(**given)
+
+
+def _tolerance(given: Mapping[str, Any]) -> float:
+    _known(given, {"tolerance"}, "entry of [numerics]")
+    value = given.get("tolerance", TOLERANCE)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise InputError(f"[numerics] tolerance must be a number between 0 and 1, such as 0.01, but got {value!r}")
+    return float(value)
 
 
 # -- small checks

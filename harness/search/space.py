@@ -48,17 +48,17 @@ class Space(Choices):
 
         Choices with one candidate are not asked for. The plan may still be one that `why_not` refuses.
         """
-        return self._draw_at(Layout.parse(str(_pick(choose, LAYOUT, self._labels))), choose)
+        return self._draw_at(Layout.parse(str(pick(choose, LAYOUT, self._labels))), choose)
 
     def _draw_at(self, layout: Layout, choose: Chooser) -> Plan:
         settings: dict[str, Setting] = dict(layout._asdict())
-        settings["data_parallel"] = _pick(choose, "data_parallel", self.data_parallel(layout.dp))
+        settings["data_parallel"] = pick(choose, "data_parallel", self.data_parallel(layout.dp))
         # Optuna wants one set of candidates under one name, and the divisors depend on the share of a rank alone.
         share = self.facts.global_batch_size // layout.dp
-        settings["micro_batch_size"] = _pick(choose, f"micro_batch_size.of{share}", self.micro_batches(layout.dp))
+        settings["micro_batch_size"] = pick(choose, f"micro_batch_size.of{share}", self.micro_batches(layout.dp))
         for knob in self._others:
             if knob.applies(settings):
-                settings[knob.name] = _pick(choose, knob.name, self.domains[knob.name])
+                settings[knob.name] = pick(choose, knob.name, self.domains[knob.name])
         # Every value is one that its knob's domain offers: to check them again would take most of the time.
         return Plan(tuple((knob.name, settings[knob.name]) for knob in self.knobs if knob.written(settings)))
 
@@ -145,20 +145,22 @@ class Space(Choices):
             "strategies": [strategy.name for strategy in self.strategies],
             "layouts": [layout.label for layout in self.layouts],
             **{
-                knob.name: _written(self.domains[knob.name])
+                knob.name: written(self.domains[knob.name])
                 for knob in self.knobs
                 if not (knob.implied and self.domains[knob.name] == (knob.default,))
             },
         }
 
 
-def _pick(choose: Chooser, name: str, domain: Domain) -> Setting:
+def pick(choose: Chooser, name: str, domain: Domain) -> Setting:
+    """What is chosen of a domain; a single candidate is not asked for."""
     if isinstance(domain, tuple) and len(domain) == 1:
         return domain[0]
     return choose(name, domain)
 
 
-def _written(domain: Domain) -> str:
+def written(domain: Domain) -> str:
+    """A domain as `describe` holds it."""
     if isinstance(domain, Range):
         return f"{domain.describe()}{' (log)' if domain.log else ''}"
     return ", ".join(map(str, domain))

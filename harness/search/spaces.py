@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice, zip_longest
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from harness.plan import Plan
-from harness.search.choosers import Chooser, Domain, on_grid
+from harness.search.choosers import Chooser, Domain, Reader, on_grid
 from harness.search.space import LAYOUT, Space
-from strategies.knob import Setting
+from strategies.knob import Knob, Setting
 
 GLOBAL_BATCH_SIZE = "global_batch_size"
 
@@ -26,6 +26,24 @@ class Point(NamedTuple):
     plan: Plan
 
 
+class PlanSpace(Protocol):
+    """What is asked of a space of plans; `Space` says what each is."""
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]: ...
+    @property
+    def layouts(self) -> Sequence[Any]: ...
+    @property
+    def finite(self) -> bool: ...
+    def draw(self, choose: Chooser) -> Plan: ...
+    def trace(self, plan: Plan) -> Reader: ...
+    def why_not(self, plan: Plan) -> str | None: ...
+    def grid(self) -> Iterator[Plan]: ...
+    def showcases(self) -> list[Plan]: ...
+    def best_showcases(self, candidates: Iterable[Plan], cost: Callable[[Plan], float]) -> list[Plan]: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
 class Spaces:
     """One space per global batch size; with more than one, the size is the first choice.
 
@@ -35,10 +53,10 @@ class Spaces:
             not, the sizes take turns, and what is learnt at one size is not applied to the others.
     """
 
-    def __init__(self, spaces: Space | Mapping[int, Space], *, compared: bool = True) -> None:
+    def __init__(self, spaces: Space | Mapping[int, PlanSpace], *, compared: bool = True) -> None:
         if isinstance(spaces, Space):
             spaces = {spaces.facts.global_batch_size: spaces}
-        self._spaces = dict(spaces)
+        self._spaces: dict[int, PlanSpace] = dict(spaces)
         self._apart = len(self._spaces) > 1 and not compared
         self._same_layouts = len({tuple(space.layouts) for space in self._spaces.values()}) == 1
 

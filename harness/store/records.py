@@ -13,6 +13,8 @@ Version history of the schema
         rule and in which arithmetic a reference was made
     7   what numerics were compared with, where a model is too large for one process: a twin of it and the other plans;
         tokens that are no padding
+    8   trials of somebody's script: which columns say what its plan is, its command, and what was seen of it; columns
+        that only plans of our own strategies have are null there, and so is a reference's gradient norm
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 
 class Outcome(StrEnum):
@@ -54,6 +56,17 @@ class Role(StrEnum):
     """The user asked for this plan."""
     NIGHTLY = "nightly"
     """A suite asked for it."""
+    BASELINE = "baseline"
+    """It is the script as it stood: what its other plans are compared with."""
+
+
+class Source(StrEnum):
+    """What a trial's ranks ran."""
+
+    RECIPE = "recipe"
+    """A workload under strategies of this package."""
+    SCRIPT = "script"
+    """Somebody's script, started by its own command."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,14 @@ TRIALS = (
     _column("workload_id!", "string", "", "hash of everything that is trained, data included"),
     _column("workload!", "string", "", "name of the workload"),
     _column("plan_id!", "string", "", "hash of every setting of the plan"),
+    _column(
+        "source",
+        "string",
+        "",
+        "what its ranks ran: recipe (a workload under strategies of this package) or script (somebody's, by its own "
+        "command); null before version 8: a recipe",
+    ),
+    _column("command", "string", "", "of a script: what was started, for a shell; null for recipes"),
     _column("outcome!", "string", "", "how the trial ended: " + ", ".join(Outcome)),
     _column("outcome_reason", "string", "", "why, in one sentence; null if ok"),
     _column(
@@ -102,29 +123,50 @@ TRIALS = (
         "output, traceback, stacks if it hangs, kernel counters",
     ),
     _column("started_at!", "timestamp", "", "when the trial was asked for, UTC"),
-    _column("data_parallel!", "string", "", "none, ddp, zero1, zero2, zero3 or the name of an added strategy"),
-    _column("dp!", "int64", "ranks", "data-parallel degree"),
-    _column("tp!", "int64", "ranks", "tensor-parallel degree"),
-    _column("pp!", "int64", "ranks", "pipeline stages"),
+    _column("data_parallel", "string", "", "none, ddp, zero1, zero2, zero3 or the name of an added strategy"),
+    _column("dp", "int64", "ranks", "data-parallel degree"),
+    _column("tp", "int64", "ranks", "tensor-parallel degree"),
+    _column("pp", "int64", "ranks", "pipeline stages"),
     _column("pp_schedule", "string", "", "gpipe, 1f1b or interleaved; null without a pipeline"),
-    _column("micro_batch_size!", "int64", "samples", "samples of one forward pass on one data-parallel rank"),
-    _column("grad_accumulation!", "int64", "", "micro-batches of one step on one data-parallel rank"),
-    _column("global_batch_size!", "int64", "samples", "samples of one optimizer step over all ranks"),
-    _column("seq_len!", "int64", "tokens", "length of one sample"),
-    _column("precision!", "string", "", "number formats of parameters, arithmetic and reduction"),
+    _column("micro_batch_size", "int64", "samples", "samples of one forward pass on one data-parallel rank"),
+    _column("grad_accumulation", "int64", "", "micro-batches of one step on one data-parallel rank"),
+    _column("global_batch_size", "int64", "samples", "samples of one optimizer step over all ranks"),
+    _column("seq_len", "int64", "tokens", "length of one sample"),
+    _column("precision", "string", "", "number formats of parameters, arithmetic and reduction"),
     _column(
         "bucket_mb", "float64", "MB", "gradients that ranks sum at once, 10^6 bytes; null where there are no buckets"
     ),
-    _column("activation_checkpoint!", "string", "", "none, full, nth or selective"),
-    _column("quantization!", "string", "", "quantised arithmetic or optimizer states, or none"),
-    _column("compile!", "bool", "", "whether the blocks were compiled"),
+    _column("activation_checkpoint", "string", "", "none, full, nth or selective"),
+    _column("quantization", "string", "", "quantised arithmetic or optimizer states, or none"),
+    _column("compile", "bool", "", "whether the blocks were compiled"),
     _column("knobs!", "string", "", "every setting of the plan, as JSON"),
-    _column("world_size!", "int64", "ranks", "dp x tp x pp"),
-    _column("tokens_per_s", "float64", "1/s", "tokens (samples where seq_len is 1) of a step / step_time_s"),
+    _column("world_size", "int64", "ranks", "dp x tp x pp; of a script as many ranks as were seen, null if none was"),
+    _column(
+        "rate_of",
+        "string",
+        "",
+        "what tokens_per_s counts: tokens or samples; null before version 8: samples where seq_len is 1",
+    ),
+    _column("tokens_per_s", "float64", "1/s", "tokens or samples of a step, as rate_of says, / step_time_s"),
     _column("tokens_per_s_low", "float64", "1/s", "lower end of the 95 % interval of tokens_per_s"),
     _column("tokens_per_s_high", "float64", "1/s", "upper end of the 95 % interval of tokens_per_s"),
     _column("real_tokens_per_s", "float64", "1/s", "those of tokens_per_s that are no padding; null where none is"),
     _column("step_time_s", "float64", "s", "median over the measured steps of the slowest rank"),
+    _column("samples_per_step", "float64", "samples", "of a script's step over all ranks; null for recipes"),
+    _column(
+        "samples_from",
+        "string",
+        "",
+        "where that is from: batches (its data loaders'), given (the knobs file), or why it is unknown",
+    ),
+    _column(
+        "seen",
+        "string",
+        "",
+        "what a script is made of, as JSON: engines, optimizers, devices, batch shapes, backward passes and skipped "
+        "steps, steps of each rank, exit status, the observer's own time a step in s; null for recipes",
+    ),
+    _column("observer_trouble", "string", "", "how watching a script failed; null if it did not"),
     _column("measured_steps", "int64", "", "steps that count"),
     _column("warmup_steps", "int64", "", "steps before them, those included that the window found to be slower still"),
     _column("stop", "string", "", "why the window ended: precision, budget, steps, or slower than the best plan"),
@@ -203,7 +245,12 @@ TRIALS = (
         "s",
         "steps the reference needs to the target loss x step_time_s; null if none was asked for",
     ),
-    _column("numerics!", "string", "", "pass, fail or skipped: losses and gradient norms against the fp32 reference"),
+    _column(
+        "numerics!",
+        "string",
+        "",
+        "pass, fail or skipped: losses and gradient norms against the fp32 reference, of a script against its baseline",
+    ),
     _column(
         "numerics_max_rel_error",
         "float64",
@@ -217,7 +264,14 @@ TRIALS = (
         "",
         "what its numerics were compared with: process (one process in fp32); twin (the same plan on a model of fewer "
         "blocks with one process, and at full size with the curve that plans agree on); agreement (that curve alone, "
-        "unless numerics is skipped); null where nothing was to be compared, and before version 7",
+        "unless numerics is skipped); baseline (the script as it stood); null where nothing was to be compared, and "
+        "before version 7",
+    ),
+    _column(
+        "numerics_noise",
+        "float64",
+        "1",
+        "largest relative difference of two launches of a script's baseline; null for recipes",
     ),
     _column("twin_blocks", "int64", "", "blocks of the twin that its kind of plan was checked on; null without one"),
     _column(
@@ -244,7 +298,7 @@ TRIALS = (
         "J",
         "of the measured window: the ranks' devices, or on a CPU its packages with all that runs; null if unread",
     ),
-    _column("tokens_per_j", "float64", "1/J", "tokens (samples where seq_len is 1) of the measured window / energy_j"),
+    _column("tokens_per_j", "float64", "1/J", "tokens or samples, as rate_of says, of the measured window / energy_j"),
     _column("load_before", "float64", "", "runnable processes, averaged over the minute before the launch"),
     _column("load_after", "float64", "", "the same after the end"),
     _column("cpu_mhz", "float64", "MHz", "frequency of the processor, mean of before and after"),
@@ -272,7 +326,7 @@ STEPS = (
     _column("step!", "int64", "", "from 0, warm-up included"),
     _column("phase!", "string", "", "warmup or measure"),
     _column("step_time_s!", "float64", "s", "from the end of the rank's previous step to the end of this one"),
-    _column("tokens!", "int64", "", "tokens (samples where seq_len is 1) of the step over all ranks"),
+    _column("tokens", "int64", "", "tokens or samples of the step over all ranks, as rate_of says; null if unknown"),
     _column("loss", "float64", "", "mean loss of this rank's samples; null on pipeline stages that do not see it"),
     _column("grad_norm", "float64", "", "norm of the whole gradient before clipping"),
     _column("accuracy", "float64", "1", "accuracy on this rank's samples; null for workloads without one"),
@@ -287,8 +341,8 @@ STEPS = (
 REFERENCES = (
     _column("workload_id!", "string", "", "the workload"),
     _column("step!", "int64", "", "from 0"),
-    _column("loss!", "float64", "", "loss of one process in fp32"),
-    _column("grad_norm!", "float64", "", "norm of the gradient before clipping"),
+    _column("loss!", "float64", "", "loss of one process in fp32, or of a script's baseline"),
+    _column("grad_norm", "float64", "", "norm of the gradient before clipping; null of a script that does not clip"),
     _column("step_time_s!", "float64", "s", "time of the step, one process with every core or one device, or the plan"),
     _column("initial_values", "string", "", "rule that the initial weights were drawn by; null before version 6"),
     _column("arithmetic", "string", "", "what the curve was computed in: device, number format, torch's version"),

@@ -56,7 +56,7 @@ def resume_command(config: SweepConfig, name: str) -> str:
         if isinstance(value, bool):
             words.append(_option(option) if value else f"--no-{option}")
             continue
-        for item in value if option == "set" else [value]:
+        for item in value if option in ("set", "baseline") else [value]:
             text = ",".join(map(str, item)) if isinstance(item, tuple) else str(item)
             words += [_option(option), text]
     return f"{PROGRAM} sweep {shlex.join(words)}"

@@ -87,6 +87,14 @@ class SweepConfig:
     the ranks."""
     trust_remote_code: bool = False
     """Whether code that a model's folder brings may be run. Nothing that was recorded answers this."""
+    script: str | None = None
+    """The command of a script to tune, with {name} for its knobs; None: the one of the knobs file, or a workload."""
+    knobs: Path | None = None
+    """TOML file that says what can be turned about a script; None: a workload of this package is trained."""
+    baseline: tuple[str, ...] = ()
+    """Knobs of a script, as NAME=VALUE, where what its plans are compared with is not at its default."""
+    keep: bool = False
+    """Whether what a script leaves behind in its trial's folder is kept in the results folder."""
     target_loss: float | None = None
     """Loss for time-to-loss; None: what every workload's reference reaches."""
     strategies: tuple[str, ...] = ()

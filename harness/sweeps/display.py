@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,19 +15,24 @@ from rich.table import Table
 if TYPE_CHECKING:
     from harness.search.evaluation import Event
     from harness.sweeps.experiment import Experiment
-    from harness.trial.runner import Result
+    from harness.sweeps.script_experiment import ScriptExperiment
+    from harness.trial.recorder import Result
 
+from harness import labels
 from harness.labels import Row
 from harness.report import certainty
 from harness.report.format import duration, percent, rate, size
 from harness.report.sweep_view import SweepView
-from harness.store.records import Outcome, Role
+from harness.scripts import lanes
+from harness.store.records import Outcome, Role, Source
 from harness.store.standings import USABLE
 from harness.workloads import waiting_for
 
-_ROLES = {Role.AGAIN: "again", Role.FINAL: "final"}
+_ROLES = {Role.AGAIN: "again", Role.FINAL: "final", Role.BASELINE: "baseline"}
 LIVE_PAUSE_S, LINE_PAUSE_S = 0.2, 10.0
 """Between two lines about a preparation, where one takes the place of the other, and where they pile up."""
+OURS = ("data_parallel", "dp", "tp", "pp", "micro_batch_size", "precision", "activation_checkpoint", "compile")
+"""Knobs that every plan of a workload has."""
 SHOWN = 15
 """Rows of the ranked table on the terminal; the report has all."""
 
@@ -114,10 +120,33 @@ class SweepDisplay:
         self.progress.stop()
         self._waiting.close()
 
-    def started(self, experiment: Experiment, name: str) -> None:
+    def started(self, experiment: Experiment | ScriptExperiment, name: str) -> None:
         """Say what is about to happen."""
-        machine = experiment.hardware
         self.console.print(f"sweep     {name}", highlight=False)
+        if self.seconds is None and self.trials is None:
+            self.seconds = experiment.seconds
+            self.progress.update(self.task, total=self.seconds)
+        from harness.sweeps.script_experiment import ScriptExperiment
+
+        if isinstance(experiment, ScriptExperiment):
+            self._started_script(experiment)
+        else:
+            self._started_workload(experiment)
+
+    def _started_script(self, experiment: ScriptExperiment) -> None:
+        def say(text: str) -> None:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        say(f"hardware  {experiment.hardware.hardware_id}")
+        words = (word if "{" in word else shlex.quote(word) for word in experiment.script.command)
+        say(f"script    {' '.join(words)}")
+        say(f"          in {experiment.script.workdir}")
+        settings = ", ".join(f"{name}={value}" for name, value in experiment.space.baseline.items())
+        say(f"baseline  {settings}")
+        say(f"searching {' '.join(experiment.space.domains)}")
+
+    def _started_workload(self, experiment: Experiment) -> None:
+        machine = experiment.hardware
         self.console.print(f"hardware  {machine.hardware_id}, {experiment.world_size} ranks", highlight=False)
         for workload in experiment.workloads.values():
             facts = workload.facts()
@@ -139,9 +168,6 @@ class SweepDisplay:
             self.console.print(f"note      {text}", highlight=False, markup=False, soft_wrap=True)
         for note in next(iter(experiment.workloads.values())).notes:
             self.console.print(f"note      {note}", highlight=False, markup=False, soft_wrap=True)
-        if self.seconds is None and self.trials is None:
-            self.seconds = experiment.seconds
-            self.progress.update(self.task, total=self.seconds)
         names = " ".join(strategy.name for strategy in experiment.strategies)
         self.console.print(f"searching {names}", highlight=False)
 
@@ -172,7 +198,7 @@ class SweepDisplay:
         notes += ["stopped early"] if result.outcome is Outcome.STOPPED_EARLY else []
         label = " ".join([label, *(f"({note})" for note in notes)])
         if result.outcome in USABLE:
-            speed = float(row["tokens_per_s"])
+            speed = float(row["tokens_per_s"] or 0.0)
             mark = " *" if speed > self.best else ""
             self.best = max(self.best, speed)
             text = f"{rate(speed):>12}  {size(row['peak_memory_bytes']):>9}  {label}{mark}"
@@ -187,7 +213,11 @@ class SweepDisplay:
 
 
 def short(plan: Any) -> str:
-    """A plan in few words: what differs from plain data parallelism."""
+    """A plan in few words, or a trial's: what differs from plain data parallelism; of a script every knob."""
+    if plan.get("data_parallel") is None or plan.get("source") == Source.SCRIPT:
+        return " ".join(
+            f"{name}={value}" for name, value in (labels.settings(plan) if "knobs" in plan else plan).items()
+        )
     axes = [f"{axis}{plan[axis]}" for axis in ("dp", "tp", "pp") if plan[axis] != 1]
     words = [*([plan["data_parallel"]] if plan["data_parallel"] != "none" else []), *axes]
     words.append(f"mb{plan['micro_batch_size']}")
@@ -228,7 +258,7 @@ def print_result(console: Console, view: SweepView, repeats: dict[str, str]) -> 
         console.print("no plan succeeded:", style="bold")
     for ranking in view.rankings:
         if len(view.rankings) > 1:
-            console.print(f"global batch {ranking[0]['global_batch_size']}", style="bold", highlight=False)
+            console.print(_ranking_name(view, ranking[0]), style="bold", highlight=False)
         console.print(ranked_table(view, ranking))
         if ties := view.ties_with(ranking[0]):
             console.print(f"= cannot be told apart from the winner ({len(ties)} tied)", highlight=False)
@@ -247,6 +277,13 @@ def print_result(console: Console, view: SweepView, repeats: dict[str, str]) -> 
         console.print(f"\nrepeat the winner{'s' if len(commands) > 1 else ''}:", highlight=False)
     for command in commands:
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _ranking_name(view: SweepView, first: Row) -> str:
+    if not view.is_script:
+        return f"global batch {first['global_batch_size']}"
+    apart = first["workload_id"].endswith(lanes.APART)
+    return "something else than the script as it stood, ranked apart" if apart else "the same as the script as it stood"
 
 
 def print_trial(console: Console, result: Result) -> None:

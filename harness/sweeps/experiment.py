@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import strategies
 from harness import workloads
@@ -19,6 +19,7 @@ from harness.machine.hardware import Hardware
 from harness.plan import Plan, complete, parse_settings
 from harness.search import samplers
 from harness.search.space import Space
+from harness.sweeps import command_lines
 from harness.sweeps.config import SweepConfig
 from harness.sweeps.limits import check_memory_limit, memory_ceiling_bytes
 from harness.workloads.workload import Workload
@@ -113,6 +114,53 @@ class Experiment:
         if given["dp"] != 1:
             given.setdefault("data_parallel", "ddp")
         return complete(given, self.knobs)
+
+    def as_drawn(self, plan: Plan) -> Plan:
+        """A recorded plan with the defaults of knobs that came later, as the search would draw it today."""
+        try:
+            return complete(plan, self.knobs)
+        except InputError:  # of a package that is not there any more
+            return plan
+
+    def searched_as(self, row: Mapping[str, Any]) -> int:
+        """The key in `workloads` under which the search tried a trial's plan."""
+        return int(row["global_batch_size"])
+
+    @property
+    def workload_ids(self) -> tuple[str, ...]:
+        """Everything that a trial of this experiment may have trained."""
+        return tuple(workload.workload_id for workload in self.workloads.values())
+
+    @property
+    def searched(self) -> int:
+        """How many spaces of plans there are."""
+        return len(self.workloads)
+
+    @property
+    def raced(self) -> bool:
+        """Whether a window may end early because its plan is slower than another."""
+        return True
+
+    def repeat(self, plan: Plan, size: int, chosen: Mapping[str, str]) -> str | None:
+        """The command that repeats a plan; None where none can name what was passed.
+
+        Args:
+            plan: to repeat.
+            size: key of its workload.
+            chosen: workload id -> what its trials are compared with, as far as that is known.
+        """
+        if self.passed:
+            return None
+        config, workload = self.config, self.workloads[size]
+        if chosen.get(workload.workload_id, "process") != "process":  # one process need not be tried once more
+            config = replace(config, reference="twin")
+        return command_lines.run_command(
+            config,
+            plan,
+            {knob.name: knob.default for knob in self.knobs},
+            config.workload or workload.name,
+            size if config.global_batch else None,
+        )
 
     def reference_plan(self, workload: Workload) -> Plan:
         """Everything at its default, on one rank, in micro-batches that any machine holds."""

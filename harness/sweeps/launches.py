@@ -6,30 +6,22 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from harness.errors import InputError, MeasurementError
-from harness.launchers.launcher import Launcher
-from harness.plan import Plan, complete
-from harness.predict import this_machine
+from harness.errors import MeasurementError
+from harness.plan import Plan
 from harness.search.evaluation import Evaluation, Recorded, Ticket
 from harness.search.spaces import Point
 from harness.store import standings
 from harness.store.records import Outcome, Role
 from harness.store.standings import Row
-from harness.store.store import Store
-from harness.sweeps import command_lines, finals
+from harness.sweeps import finals
 from harness.sweeps.config import OBJECTIVES
-from harness.sweeps.experiment import Experiment
 from harness.sweeps.forecast import Forecaster
-from harness.sweeps.limits import rank_memory_bytes
-from harness.sweeps.probe_plans import probes
 from harness.sweeps.references import References, Twin
-from harness.trial import calibrate
-from harness.trial.peaks import Peaks
-from harness.trial.runner import Result, Runner
-from harness.workloads.workload import Workload
+from harness.sweeps.subject import Runs, Subject
+from harness.trial.recorder import Result
 
 MOST_FUTILE = 3
 """Repetitions in a row that may be disturbed as well; then the machine is a busy one, and launches are only flagged."""
@@ -41,76 +33,6 @@ DEVICE_FAILED = re.compile(
 """What such a launch says."""
 RACED = ("throughput", "time-to-loss")
 """Objectives under which a slower plan cannot win."""
-
-
-def make_runner(
-    experiment: Experiment, launcher: Launcher, store: Store, sweep: str, on_step: Callable[[int], None] | None = None
-) -> Runner:
-    """A runner for the trials of an experiment."""
-    config, machine = experiment.config, experiment.hardware
-    return Runner(
-        launcher=launcher,
-        store=store,
-        hardware_id=machine.hardware_id,
-        sweep=sweep,
-        cores=machine.usable_cores,
-        measurement=config.measurement,
-        deadlines=config.deadlines,
-        memory_limit=config.memory_limit_bytes,
-        rank_memory=rank_memory_bytes(config, machine, experiment.world_size),
-        devices=machine.devices,
-        on_step=on_step,
-    )
-
-
-def make_forecaster(experiment: Experiment, calibration: Mapping[str, Any] | None, compared: bool) -> Forecaster:
-    """What predicts the plans of an experiment; nothing is predicted without a calibration.
-
-    Args:
-        experiment: what is searched.
-        calibration: what `harness.rank.calibration` wrote.
-        compared: whether the objective means the same for every workload.
-    """
-    config, world = experiment.config, experiment.world_size
-    held = rank_memory_bytes(config, experiment.hardware, world) or experiment.hardware.memory_bytes
-    device = None if calibration is None else this_machine.measured(calibration, world, held)
-    beside = 0 if device is None or config.memory_limit is not None else int(device.context_bytes)
-    return Forecaster(
-        device=device,
-        workloads={size: (workload, experiment.facts(workload)) for size, workload in experiment.workloads.items()},
-        objective=config.objective,
-        limit_bytes=(experiment.memory_ceiling_bytes or held) - beside,
-        compared=compared,
-    )
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """What a machine was measured to do; each part is None if it could not be measured."""
-
-    peak: Mapping[str, Any] | None
-    """See `harness.rank.peak`."""
-    ranks: Mapping[str, Any] | None
-    """See `harness.rank.calibration`."""
-
-
-def calibrated(experiment: Experiment, runner: Runner, *, probed: bool = True, anew: bool = False) -> Calibrated:
-    """What the machine can do, measured where it is not known; the runner's trials are judged by its peak from now on.
-
-    Args:
-        experiment: whose shapes and ranks count.
-        runner: what launches.
-        probed: whether short trainings are measured too, from which step times are predicted.
-        anew: whether it is measured although it is known.
-    """
-    workload, world = next(iter(experiment.workloads.values())), experiment.world_size
-    alone, facts = experiment.reference_plan(workload), experiment.facts(workload, 1)
-    peak = calibrate.peaks(runner, alone, workload, facts, anew=anew)
-    runner.peaks = Peaks(devices=tuple(device.name for device in experiment.hardware.devices), measured=peak)
-    plan = experiment.plan({"dp": world, "micro_batch_size": 1})
-    facts = experiment.facts(workload)
-    asked = probes(experiment) if probed else ()
-    return Calibrated(peak, calibrate.ranks(runner, plan, workload, facts, probes=asked, anew=anew))
 
 
 @dataclass(frozen=True)
@@ -137,14 +59,14 @@ class Launches:
         on_result: told of each recorded trial.
     """
 
-    experiment: Experiment
+    experiment: Subject
     references: References | None = None
     showcases: frozenset[tuple[int, Plan]] = frozenset()
     forecaster: Forecaster = field(default_factory=lambda: Forecaster(device=None, workloads={}))
     """What is expected of plans; learns from every trial."""
     may_go_on: Callable[[float], bool] = lambda seconds: True
     on_result: Callable[[Result], None] = lambda result: None
-    runner: Runner = field(init=False)
+    runner: Runs = field(init=False)
     """Set once everything was checked."""
     repeats: dict[str, str] = field(default_factory=dict)
     """trial_id -> the command that repeats its plan."""
@@ -165,7 +87,7 @@ class Launches:
     @property
     def compared(self) -> bool:
         """Whether the objective means the same for every workload of the sweep."""
-        return len(self.experiment.workloads) == 1 or self.experiment.config.objective == "time-to-loss"
+        return self.experiment.searched == 1 or self.experiment.config.objective == "time-to-loss"
 
     # -- the search
 
@@ -200,18 +122,11 @@ class Launches:
 
     def recall(self, row: Row) -> Recorded:
         """A trial of an earlier run of the sweep."""
-        plan = self._with_new_knobs(Plan.from_json(row["knobs"]))
+        plan = self.experiment.as_drawn(Plan.from_json(row["knobs"]))
         self._remember(row, plan)
         if self.references is not None:
             self.references.remember(row, plan)
-        return Recorded(plan, Ticket(int(row["study_trial"]), row["global_batch_size"]), self.evaluation(row))
-
-    def _with_new_knobs(self, plan: Plan) -> Plan:
-        """A recorded plan with the defaults of knobs that came later, as the search would draw it today."""
-        try:
-            return complete(plan, self.experiment.knobs)
-        except InputError:  # of a package that is not there any more
-            return plan
+        return Recorded(plan, Ticket(int(row["study_trial"]), self.experiment.searched_as(row)), self.evaluation(row))
 
     def evaluation(self, row: Row) -> Evaluation:
         """What a trial means to the search."""
@@ -258,22 +173,23 @@ class Launches:
             round=round,
             expected=expected,
         )
+        self.note(result, plan)
+        return result
+
+    def note(self, result: Result, plan: Plan) -> None:
+        """A launch of a plan was recorded. Raises MeasurementError if the devices end one after another."""
         self.training_s += result.training_s
         self.launched = True
         self._check_devices_live(result)
         self._remember(result.row, plan)
         self.on_result(result)
-        return result
 
     def _failed_on_its_twin(
-        self, plan: Plan, workload: Workload, twin: Twin, number: int | None, expected: Mapping[str, Any]
+        self, plan: Plan, workload: Any, twin: Twin, number: int | None, expected: Mapping[str, Any]
     ) -> Result:
         """Record a plan that need not be launched: what is wrong with its twin is wrong with it."""
         result = self.runner.refuse(plan, workload, str(twin.reason), number, expected, twin.outcome)
-        self.launched = True
-        self._check_devices_live(result)
-        self._remember(result.row, plan)
-        self.on_result(result)
+        self.note(result, plan)
         return result
 
     def _check_devices_live(self, result: Result) -> None:
@@ -299,34 +215,23 @@ class Launches:
         return self._profiles[known]
 
     def _remember(self, row: Row, plan: Plan) -> None:
-        size = row["global_batch_size"]
+        size = self.experiment.searched_as(row)
         self.forecaster.learn(Point(size, plan), row)
-        if not self.experiment.passed:
-            self.repeats[row["trial_id"]] = self._repeat(plan, size)
+        chosen = {} if self.references is None else self.references.chosen
+        command = self.experiment.repeat(plan, size, chosen)
+        if command is not None:
+            self.repeats[row["trial_id"]] = command
         fits = not standings.over({"peak_memory_bytes": None, **row}, self.experiment.memory_ceiling_bytes)
         if row["outcome"] == Outcome.OK and row.get("disturbed") is None and fits and row.get("tokens_per_s_low"):
-            slowest = size * row["seq_len"] / row["tokens_per_s_low"]
+            slowest = row["step_time_s"] * row["tokens_per_s"] / row["tokens_per_s_low"]
             workload = row["workload_id"]
             self._rivals[workload] = min(slowest, self._rivals.get(workload, math.inf))
 
     def _rival(self, size: int) -> float | None:
         config = self.experiment.config
-        if not config.racing or config.objective not in RACED:
+        if not config.racing or config.objective not in RACED or not self.experiment.raced:
             return None
         return self._rivals.get(self.experiment.workloads[size].workload_id)
-
-    def _repeat(self, plan: Plan, global_batch: int) -> str:
-        config, workload = self.experiment.config, self.experiment.workloads[global_batch]
-        chosen = {} if self.references is None else self.references.chosen
-        if chosen.get(workload.workload_id, "process") != "process":  # one process need not be tried once more
-            config = replace(config, reference="twin")
-        return command_lines.run_command(
-            config,
-            plan,
-            {knob.name: knob.default for knob in self.experiment.knobs},
-            config.workload or workload.name,
-            global_batch if config.global_batch else None,
-        )
 
     # -- the finals
 
@@ -357,7 +262,10 @@ class Launches:
             for done, row in enumerate(missing):
                 if not self.may_go_on(standings.wall(row)):
                     return f"no time for {len(missing) - done} launches of round {number}" if is_open else None
-                launch = FinalLaunch(Plan.from_json(row["knobs"]), row["global_batch_size"], number, rules.least)
+                size = next(
+                    size for size, w in self.experiment.workloads.items() if w.workload_id == row["workload_id"]
+                )
+                launch = FinalLaunch(Plan.from_json(row["knobs"]), size, number, rules.least)
                 on_launch(launch)
                 rows += self._run_final(launch)
 
@@ -389,6 +297,10 @@ class Launches:
         again = self._run(plan, size, None, Role.FINAL, round=launch.round)
         self._note_repetition(again)
         return [result.row, again.row]
+
+    def _size_of(self, row: Row) -> int:
+        """Key of the workload that a trial trained."""
+        return next(size for size, w in self.experiment.workloads.items() if w.workload_id == row["workload_id"])
 
     def _of(self, rows: Sequence[Row], size: int) -> list[Row]:
         workload_id = self.experiment.workloads[size].workload_id

@@ -30,8 +30,8 @@ from harness.store.records import Outcome
 from harness.store.store import Store
 from harness.sweeps.config import SweepConfig
 from harness.sweeps.experiment import Experiment, prepare
-from harness.sweeps.launches import make_runner
 from harness.sweeps.references import REFERENCE_STEPS
+from harness.sweeps.runners import make_runner
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
 from strategies.knob import Setting

@@ -22,9 +22,9 @@ from harness.store.store import Store
 from harness.sweeps.config import load_config
 from harness.sweeps.display import waited
 from harness.sweeps.experiment import prepare
-from harness.sweeps.launches import calibrated, make_runner
 from harness.sweeps.references import references_of
-from harness.trial.runner import Result
+from harness.sweeps.runners import calibrated, make_runner
+from harness.trial.recorder import Result
 from strategies.knob import Setting
 
 

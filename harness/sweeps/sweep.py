@@ -1,11 +1,12 @@
-"""A sweep from beginning to end: reference, search, records, report."""
+"""A sweep from beginning to end: what plans are compared with, search, final launches, records, report."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,7 +17,6 @@ import filelock
 
 from harness import report
 from harness.errors import InputError, StoreError
-from harness.launchers.launcher import Launcher
 from harness.machine import nvml
 from harness.plan import ONE_UNIT, Plan
 from harness.report.live import Refresh
@@ -28,13 +28,11 @@ from harness.search.study import open_study
 from harness.store import standings
 from harness.store.records import SCHEMA_VERSION
 from harness.store.store import Store, plain_rows
-from harness.sweeps import about, command_lines, target_loss
+from harness.sweeps import about, command_lines
 from harness.sweeps.config import OBJECTIVES, Direction
-from harness.sweeps.experiment import Experiment
-from harness.sweeps.launches import FinalLaunch, Launches, calibrated, make_forecaster, make_runner
-from harness.sweeps.references import REFERENCE_STEPS, References
-from harness.trial import calibrate
-from harness.trial.runner import Result
+from harness.sweeps.launches import FinalLaunch, Launches
+from harness.sweeps.subject import Runs, Subject
+from harness.trial.recorder import Result
 
 if TYPE_CHECKING:
     import optuna
@@ -57,7 +55,7 @@ _FIRST_SCHEMA = "first_schema_version"
 class Display(Protocol):
     """What shows a sweep's progress."""
 
-    def started(self, experiment: Experiment, name: str) -> None:
+    def started(self, experiment: Any, name: str) -> None:
         """Everything was checked and the sweep begins."""
 
     def message(self, text: str) -> None:
@@ -87,21 +85,19 @@ class Ended:
 
 
 @dataclass
-class Sweep:
+class Sweep(ABC):
     """One run of a sweep.
 
     Args:
         experiment: what to search, checked.
         display: told of everything that happens.
-        launcher: starts the ranks; the caller closes it.
         began: monotonic time from which the time budget counts, in s.
     """
 
-    experiment: Experiment
+    experiment: Subject
     display: Display
-    launcher: Launcher
-    began: float = field(default_factory=time.monotonic)
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    began: float = field(default_factory=time.monotonic, kw_only=True)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC), kw_only=True)
 
     def __post_init__(self) -> None:
         config, workload = self.experiment.config, next(iter(self.experiment.workloads.values()))
@@ -112,13 +108,33 @@ class Sweep:
         """Whether there is anything to resume."""
         self.undecided: str | None = None
         """Why the final launches ended while an answer was open."""
-        self.references = References(experiment=self.experiment, say=self.display.message)
-        self.launches = Launches(
-            experiment=self.experiment,
-            references=self.references,
-            may_go_on=self._time_for,
-            on_result=self.display.recorded,
-        )
+        self.launches = Launches(experiment=self.experiment, may_go_on=self._time_for, on_result=self.display.recorded)
+
+    # -- what differs between what is trained
+
+    @abstractmethod
+    def _make_runner(self) -> Runs:
+        """What launches the trials of this sweep."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Launch what every trial is compared with, and what else must be known before the search begins."""
+
+    @abstractmethod
+    def _about(self) -> dict[str, Any]:
+        """What is written of the sweep beside what every sweep has."""
+
+    @abstractmethod
+    def _resume(self, info: Mapping[str, Any]) -> None:
+        """Told what `_about` said in an earlier run, before anything is written. Raises InputError."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Nothing more will be launched in this run."""
+
+    @property
+    def _training_s(self) -> float:
+        return self.launches.training_s
 
     @cached_property
     def _page(self) -> Refresh:
@@ -149,7 +165,7 @@ class Sweep:
         report.check(self.experiment.config.also)
         spaces = Spaces(self.experiment.spaces(), compared=self.launches.compared)
         spaces.showcases()  # refuses, and so does the next line, before anything is written
-        self.references.resume(self.store.sweep_info(self.hardware_id, self.name).get("references", {}))
+        self._resume(self.store.sweep_info(self.hardware_id, self.name))
         self._recorded()
         # Held open, or a driver without persistence mode would start anew for each trial.
         with nvml.session(), self._lock():
@@ -160,8 +176,7 @@ class Sweep:
             self.display.started(self.experiment, self.name)
             if elsewhere := self._begun_elsewhere():
                 self.display.message(elsewhere)
-            runner = make_runner(self.experiment, self.launcher, self.store, self.name, self.display.step)
-            self.launches.runner = self.references.runner = runner
+            self.launches.runner = self._make_runner()
             self._write_info(None)
             if self.experiment.config.sampler == samplers.GUIDED:
                 spaces.prepare()  # while the launcher still loads what ranks need
@@ -250,7 +265,7 @@ class Sweep:
         trials = self.store.trials(self.name, self.hardware_id)
         if self.store.problems:
             raise StoreError(self.store.problems[0])
-        workloads = {w.workload_id for w in self.experiment.workloads.values()}
+        workloads = set(self.experiment.workload_ids)
         others = set(trials["workload_id"]) - workloads
         known = set(self.store.sweep_info(self.hardware_id, self.name).get("workload_ids", [])) - workloads
         if other := next(iter(others | known), None):
@@ -274,33 +289,6 @@ class Sweep:
         except OSError as error:
             raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
 
-    def _prepare(self) -> None:
-        """What every trial is compared with: the references, and the machine's peak."""
-        timed = self.experiment.config.objective == "time-to-loss"
-        for workload in self.experiment.workloads.values():
-            self.references.prepare(workload, target_loss.STEPS if timed else REFERENCE_STEPS)
-        self._write_info(None)  # what plans are compared with, for a run that resumes this one
-        if timed:
-            self.launches.runner.steps_to_loss = self._steps_to_loss()
-        if self.store.peaks(self.hardware_id) is None:
-            self.display.message("measuring what this machine can do, about 15 s, once")
-        guided = self.experiment.config.sampler == "guided"
-        found = calibrated(self.experiment, self.launches.runner, probed=guided)
-        self.launches.forecaster = make_forecaster(self.experiment, found.ranks, self.launches.compared)
-        if any(calibrate.disturbed(part) for part in (found.peak, found.ranks) if part):
-            self.display.message("the machine was busy while it was measured: the next sweep measures it again")
-        if found.peak is None:
-            self.display.message("the machine's peak could not be measured: no MFU")
-        if guided and self.launches.forecaster.device is not None and not self.launches.forecaster.device.probed:
-            self.display.message("no short trainings were measured: step times are predicted from single operators")
-
-    def _steps_to_loss(self) -> dict[str, int]:
-        known = self.launches.runner.references
-        found = {w.workload_id: known.get(w.workload_id) for w in self.experiment.workloads.values()}
-        target, steps = target_loss.steps(found, self.experiment.config.target_loss)
-        self.display.message(f"time to a loss of {target:.4g}")
-        return steps
-
     def _time_for(self, seconds: float) -> bool:
         left = self._seconds_left()
         return left is None or left > seconds
@@ -315,7 +303,7 @@ class Sweep:
         if left is None:
             return None
         rounds = config.least_rounds + MORE_ROUNDS if config.least_rounds else 0
-        launches = config.finalists * rounds * len(self.experiment.workloads)
+        launches = config.finalists * rounds * self.experiment.searched
         return left - min(launches * (config.measurement.seconds + self._launch_s()), left * MOST_FOR_FINALS)
 
     def _launch_s(self) -> float:
@@ -330,7 +318,7 @@ class Sweep:
 
     def _end(self, summary: Summary) -> Ended:
         self._write_info(summary)
-        self._keep_overtakings()
+        self._finish()
         self.store.merge(self.hardware_id, self.name)
         page, config = None, self.experiment.config
         if not self.store.trials(self.name, self.hardware_id).empty:
@@ -339,46 +327,25 @@ class Sweep:
         wall = time.monotonic() - self.began
         return Ended(self.name, self.hardware_id, summary, page, wall, self._training_s)
 
-    @property
-    def _training_s(self) -> float:
-        return self.launches.training_s + self.references.training_s
-
-    def _keep_overtakings(self) -> None:
-        """Predicted beside what was measured of the machine, for comparisons."""
-        known = self.store.peaks(self.hardware_id) or {}
-        size = str(self.experiment.world_size)
-        bandwidth = known.get("interconnect", {}).get(size, {}).get("all_reduce_bytes_per_s")
-        predicted: dict[str, Any] = dict(known.get("predicted", {}))
-        for batch, workload in self.experiment.workloads.items():
-            found = self.launches.forecaster.overtakings(batch) if bandwidth else []
-            if found:
-                rows = [{"below": o.below, "above": o.above, "bytes_per_s": o.factor * bandwidth} for o in found]
-                predicted[workload.workload_id] = {**predicted.get(workload.workload_id, {}), size: rows}
-        if predicted:
-            self.store.write_peaks(self.hardware_id, {**known, "predicted": predicted})
-
     def _write_info(self, summary: Summary | None) -> None:
-        config, workload = self.experiment.config, next(iter(self.experiment.workloads.values()))
+        config = self.experiment.config
         info = {
             "command": command_lines.resuming(config, self.name, passed=self.experiment.passed),
             "repeat": self.launches.repeats,
             "objective": config.objective,
-            "references": self.references.chosen,
             "memory_limit_bytes": config.memory_limit_bytes,
             "memory_ceiling_bytes": self.experiment.memory_ceiling_bytes,
             "sampler": config.sampler,
             "seed": config.seed,
-            "strategies": [strategy.name for strategy in self.experiment.strategies],
-            "workload": about.describe(workload),
-            "workload_ids": [w.workload_id for w in self.experiment.workloads.values()],
+            "workload_ids": list(self.experiment.workload_ids),
             "hardware": self.experiment.hardware.to_info(),
             "environment": about.environment(),
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "wall_s": time.monotonic() - self.began,
             "training_s": self._training_s,
-            "candidates": self.launches.forecaster.left_out(),
             "stopped": summary.stopped if summary else None,
             "undecided": self.undecided,
+            **self._about(),
         }
         self.store.write_sweep_info(self.hardware_id, self.name, info)
 

@@ -64,11 +64,24 @@ def compare(measured: Curve, reference: Curve, plan: Mapping[str, Setting], step
     AdamW hides a wrong scale of the gradients from the losses, so the norms are what finds a missing average.
     """
     limit = max(tolerance(plan), reference.tolerance)
+    return within(measured, reference, limit, steps, later=limit <= EXACT)
+
+
+def within(measured: Curve, reference: Curve, limit: float, steps: int, *, later: bool = False) -> Verdict:
+    """Whether the first `steps` steps of a curve stay within a relative difference in loss.
+
+    Args:
+        measured: whose curve is judged.
+        reference: what it is compared with.
+        limit: the largest difference that passes.
+        steps: how many are compared.
+        later: whether those after them are, less strictly.
+    """
     worst, failed = 0.0, []
     for what, factor in (("loss", 1.0), ("grad_norm", GRADIENT_FACTOR)):
         pairs = zip(getattr(measured, what), getattr(reference, what), strict=False)
         for step, (ours, theirs) in enumerate(pairs):
-            if step >= steps and limit > EXACT:
+            if step >= steps and not later:
                 break
             allowed = limit * factor * (LATE_FACTOR if step >= steps else 1.0)
             error = abs(ours - theirs) / max(abs(theirs), 1e-12) / allowed * limit

@@ -1,31 +1,25 @@
-"""Runs plans of one workload as trials and records them: the one place where a trial begins and ends."""
+"""Runs plans of one workload, under strategies of this package, as trials."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from harness.errors import MeasurementError, TooLargeError
-from harness.launchers.job import Deadlines, Job, Measurement
+from harness.launchers.job import Job, Measurement
 from harness.launchers.launcher import Launcher
-from harness.machine import load
-from harness.machine.hardware import Device
 from harness.plan import Plan
 from harness.rank.stopping import Stop
 from harness.store.records import Outcome, Role
-from harness.store.standings import USABLE
-from harness.store.store import Store
-from harness.trial import curves, evidence, numerics, outcome, summary
+from harness.trial import curves, numerics, outcome, summary
 from harness.trial.folder import temporary_folder
 from harness.trial.numerics import Curve
 from harness.trial.peaks import Peaks
+from harness.trial.recorder import Launched, Recorder, Result
 from harness.trial.supervise import TICK, Trace, follow
 from harness.workloads.workload import Workload
 from strategies.facts import Facts
@@ -49,46 +43,19 @@ class Ran:
     """Wall time in training steps, in s."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A recorded trial."""
-
-    trial_id: str
-    row: dict[str, Any]
-    training_s: float = 0.0
-    """Wall time in training steps, in s."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """How it ended."""
-        return Outcome(self.row["outcome"])
-
-
 @dataclass(kw_only=True)
-class Runner:
-    """Everything that is the same for all trials of a sweep."""
+class Runner(Recorder):
+    """Launches ranks for plans, for what they are compared with, and for what is measured beside."""
 
     launcher: Launcher
-    store: Store
-    hardware_id: str
-    sweep: str
     cores: int
     """CPU cores to share among the ranks of a trial."""
-    measurement: Measurement = field(default_factory=Measurement)
-    deadlines: Deadlines = field(default_factory=Deadlines)
     memory_limit: int | None = None
     """Bytes one rank may hold."""
-    rank_memory: int | None = None
-    """What headroom is counted against, in B: the limit, or else what a rank has on this machine."""
-    devices: tuple[Device, ...] = ()
-    """The accelerators that ranks run on, () on a CPU."""
     peaks: Peaks = field(default_factory=Peaks)
     """What MFU is a share of."""
     memory_floor: int | None = None
     """Bytes of the machine's memory that ranks must leave; None: a share of it."""
-    on_step: Callable[[int], None] | None = None
-    references: dict[str, Curve] = field(default_factory=dict)
-    """Workload id -> what its trials are compared with."""
     steps_to_loss: dict[str, int] = field(default_factory=dict)
     """Workload id -> steps its reference needs to the target loss, where one was asked for."""
 
@@ -125,38 +92,25 @@ class Runner:
             MeasurementError: no process can be started here.
             StoreError: the results, or the folder for temporary files, cannot be written.
         """
-        started_at, trial_id = datetime.now(UTC), new_trial_id()
         settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
+        launched = Launched(
+            role=role,
+            study_trial=study_trial,
+            round=round,
+            repeatable=repeatable,
+            beside=dict(profile or {}) | dict(expected or {}),
+        )
         with self._job(plan, workload, facts, settings) as job:
-            with load.watching(self.devices) as seen:
-                trace = self._follow(job)
-            row: dict[str, Any] = {"role": role, "round": round, "memory_limit_bytes": self.rank_memory}
-            row |= (
-                self._row(trace, plan, workload, facts)
-                | seen.columns(plan.world_size, trace.window())
-                | dict(profile or {})
-                | dict(expected or {})
+            return self.trial(
+                plan,
+                workload,
+                launched,
+                follow=lambda: self._follow(job),
+                columns=lambda trace: self._row(trace, plan, workload, facts),
             )
-            if self.memory_limit is not None:  # it limits the allocator, and nothing beside it counts
-                row["memory_outside_bytes"] = None
-            row["disturbed"] = load.disturbance(row, facts.device_type)
-            row["evidence"] = None if row["outcome"] in USABLE else evidence.of(trace)
-            steps = summary.step_rows(trial_id, trace)
-        self._after_a_kill(trace, seen)
-        counts = not repeatable or row["disturbed"] is None
-        whole = self._record(trial_id, started_at, plan, workload, study_trial if counts else None, row, steps)
-        if row["outcome"] is Outcome.INTERRUPTED:
-            raise KeyboardInterrupt
-        return Result(trial_id, whole, summary.training_seconds(trace))
 
-    def _after_a_kill(self, trace: Trace, seen: load.Seen) -> None:
-        """Leave the devices to the next trial as this one found them."""
-        killed = trace.stopped is not None or len(trace.exits) < len(trace.readers)
-        if self.devices and killed and not load.wait_until_free(self.devices, seen.before) and trace.unending:
-            raise MeasurementError(
-                f"ranks of a trial cannot be ended (process {', '.join(map(str, trace.unending))}) and hold memory of "
-                "a device; reset it, or restart the machine, and resume"
-            )
+    def plan_columns(self, plan: Plan, workload: Workload) -> dict[str, Any]:
+        return summary.plan_columns(plan, workload)
 
     def _row(self, trace: Trace, plan: Plan, workload: Workload, facts: Facts) -> dict[str, Any]:
         ending = outcome.ending_of(trace)
@@ -175,6 +129,8 @@ class Runner:
         row["time_to_loss_s"] = self._time_to_loss(row, workload)
         flops = {"flops_per_step": workload.flops_per_step()}
         row |= self.peaks.columns(plan, plan.world_size, row | flops)
+        if self.memory_limit is not None:  # it limits the allocator, and nothing beside it counts
+            row["memory_outside_bytes"] = None
         if row.get("energy_j") and row.get("step_time_s"):
             row["tokens_per_j"] = summary.window_tokens(trace) / row["energy_j"]
         return row
@@ -186,27 +142,6 @@ class Runner:
         ours = row["step_time_s"]
         reason = f"its steps take {ours:.4g} s, surely more than the {rival:.4g} s of the best plan so far"
         return {"outcome": Outcome.STOPPED_EARLY, "outcome_reason": reason}
-
-    def refuse(
-        self,
-        plan: Plan,
-        workload: Workload,
-        reason: str,
-        study_trial: int | None = None,
-        expected: Mapping[str, Any] | None = None,
-        outcome: Outcome = Outcome.INFEASIBLE,
-        role: Role = Role.SEARCH,
-    ) -> Result:
-        """Record a plan that is not launched, with columns that are known: it cannot run, or its twin says enough."""
-        row = {
-            "numerics": "skipped",
-            **(expected or {}),
-            "outcome": outcome,
-            "outcome_reason": reason,
-            "role": role,
-        }
-        trial_id = new_trial_id()
-        return Result(trial_id, self._record(trial_id, datetime.now(UTC), plan, workload, study_trial, row))
 
     def reference(self, plan: Plan, workload: Workload, facts: Facts, steps: int) -> float:
         """Make sure the workload's fp32 curve is known: from the store, or by running it in one process.
@@ -354,29 +289,3 @@ class Runner:
         """Every plan that passes the numerics follows the reference, so the steps to a loss are the workload's."""
         steps = self.steps_to_loss.get(workload.workload_id)
         return steps * row["step_time_s"] if steps and row.get("step_time_s") else None
-
-    def _record(
-        self,
-        trial_id: str,
-        started_at: datetime,
-        plan: Plan,
-        workload: Workload,
-        study_trial: int | None,
-        values: dict[str, Any],
-        steps: list[dict[str, Any]] | None = None,
-    ) -> dict[str, Any]:
-        row = {
-            "trial_id": trial_id,
-            "study_trial": study_trial,
-            "started_at": started_at,
-            "torch_version": version("torch"),
-            **summary.plan_columns(plan, workload),
-            **values,
-        }
-        self.store.append(self.hardware_id, self.sweep, row, steps or ())
-        return row
-
-
-def new_trial_id() -> str:
-    """Sortable by time, unique across machines."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"

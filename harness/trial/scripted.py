@@ -42,6 +42,11 @@ class ScriptTrace(Trace):
     troubles: str = ""
     """What watchers wrote of their own failures."""
 
+    @property
+    def device_type(self) -> str:
+        devices = [event["device"] for reader in self.readers if (event := reader.last("done"))]
+        return next((device for device in devices if device != "cpu"), "cpu")
+
 
 def follow_script(job: ScriptJob, deadlines: Deadlines, *, on_step: Callable[[int], None] | None = None) -> ScriptTrace:
     """Run a command until enough of its steps were seen, or to its end; nothing of it is left afterwards.

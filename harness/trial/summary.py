@@ -13,7 +13,6 @@ from harness.rank.counters import differences
 from harness.store import records
 from harness.trial.numerics import Curve
 from harness.trial.supervise import Trace
-from harness.version import __version__
 from harness.workloads.workload import Workload
 
 
@@ -23,7 +22,8 @@ def plan_columns(plan: Plan, workload: Workload) -> dict[str, Any]:
     return {
         "workload_id": workload.workload_id,
         "workload": workload.name,
-        "plan_id": plan.plan_id,
+        "source": records.Source.RECIPE,
+        "rate_of": "samples" if workload.seq_len == 1 else "tokens",
         **{name: plan[name] for name in ("data_parallel", "dp", "tp", "pp", "micro_batch_size")},
         **{name: plan[name] for name in ("precision", "activation_checkpoint", "quantization", "compile")},
         "pp_schedule": get("pp_schedule"),
@@ -31,11 +31,8 @@ def plan_columns(plan: Plan, workload: Workload) -> dict[str, Any]:
         "grad_accumulation": workload.global_batch_size // (int(plan["dp"]) * int(plan["micro_batch_size"])),
         "global_batch_size": workload.global_batch_size,
         "seq_len": workload.seq_len,
-        "knobs": plan.to_json(),
         "world_size": plan.world_size,
         "flops_per_step": workload.flops_per_step(),
-        "schema_version": records.SCHEMA_VERSION,
-        "harness_version": __version__,
     }
 
 

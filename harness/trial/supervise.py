@@ -69,6 +69,11 @@ class Trace:
         return (max(opened), min(closed)) if len(opened) == len(closed) == len(self.readers) > 0 else None
 
     @property
+    def device_type(self) -> str:
+        """What the ranks compute on."""
+        return self.job.device_type
+
+    @property
     def measured(self) -> bool:
         """Whether every rank has told all there is to tell of its window."""
         return bool(self.readers) and all(reader.last("done") for reader in self.readers)

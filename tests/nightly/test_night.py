@@ -15,7 +15,7 @@ from harness.nightly.history import CONFIRM, History
 from harness.nightly.night import NightRun, measurement, plans
 from harness.nightly.suite import Suite
 from harness.plan import complete
-from harness.trial.runner import Result
+from harness.trial.recorder import Result
 from tests.tiny import gpt, knobs, plan
 
 SUITE = Suite(

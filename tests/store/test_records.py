@@ -7,7 +7,7 @@ import pytest
 from harness.store import records
 from harness.store.records import PARTITIONS, REFERENCES, STEPS, TRIALS, Column, Outcome, row
 
-REQUIRED = {"step": 0, "loss": 1.5, "grad_norm": 2.0, "step_time_s": 0.1, "workload_id": "w"}
+REQUIRED = {"step": 0, "loss": 1.5, "step_time_s": 0.1, "workload_id": "w"}
 
 SUFFIXES = {"s": "_s", "B": "_bytes", "MB": "_mb", "J": "_j", "1/s": "_per_s"}
 

@@ -16,7 +16,7 @@ from harness.store.standings import standings
 from harness.sweeps.config import SweepConfig
 from harness.sweeps.finals import MOST_ROUNDS
 from harness.sweeps.launches import MOST_FUTILE, FinalLaunch, Launches
-from harness.trial.runner import Result
+from harness.trial.recorder import Result
 from tests.tiny import gpt, knobs, plan
 
 A, B, C, D = (plan({"dp": 2, "micro_batch_size": size}) for size in (1, 2, 4, 8))

@@ -10,9 +10,10 @@ import pytest
 from harness.errors import MeasurementError
 from harness.store.records import Outcome
 from harness.store.store import Store
-from harness.trial import runner as module
+from harness.trial import recorder as module
 from harness.trial.numerics import Curve
-from harness.trial.runner import Runner, new_trial_id
+from harness.trial.recorder import new_trial_id
+from harness.trial.runner import Runner
 from tests.tiny import facts, gpt, plan
 from tests.trial.fake_ranks import Clock, FakeLauncher, FakeRanks, error, step, whole
 

@@ -72,7 +72,9 @@ def _evidence(kept: str | None) -> str:
     if not kept:
         return ""
     try:
-        text = "\n\n".join(_of_rank(rank) for rank in json.loads(kept)["ranks"])
+        seen = json.loads(kept)
+        printed = [f"the end of what was printed:\n{seen['output'].rstrip()}"] if seen.get("output") else []
+        text = "\n\n".join([*(_of_rank(rank) for rank in seen["ranks"]), *printed])
     except (ValueError, KeyError, TypeError, AttributeError):  # of another version
         text = kept
     return text if len(text) <= SHOWN else text[:SHOWN] + "\n... the rest stands in the column `evidence`"

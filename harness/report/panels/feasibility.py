@@ -87,7 +87,7 @@ def data(view: SweepView) -> Feasibility | None:
     rows = [row for row in view.rows if row["outcome"] not in (Outcome.INTERRUPTED, Outcome.PREEMPTED)]
     layouts = tuple(sorted({layout(row) for row in rows}))
     grids = {name: grid for name, of in AXES.items() if len((grid := _grid(rows, of)).columns) > 1}
-    if not grids or len(rows) < 2:
+    if not grids or len(rows) < 2 or view.is_script:
         return None
     return Feasibility(layouts, grids, _reading(rows))
 

@@ -48,6 +48,8 @@ class Losses:
     references: tuple[Curve, ...]
     unit: str
     """Of what is counted as tokens."""
+    to: str
+    """What a difference is a difference to, in two words."""
     reading: str
     note: str
 
@@ -70,10 +72,22 @@ def data(view: SweepView) -> Losses | None:
     if not curves:
         return None
     bands = _bands(view, view.ranked[:TOP])
-    agreed = any(view.agreed(row["workload_id"]) is not None for row in view.ranked[:TOP])
     return Losses(
-        tuple(curves), bands, view.unit.removesuffix("/s"), _reading(curves, agreed), top_note(len(view.ranked))
+        curves=tuple(curves),
+        references=bands,
+        unit=view.unit.removesuffix("/s"),
+        to="the baseline" if view.is_script else "fp32",
+        reading=_reading(curves, _reference(view)),
+        note=top_note(len(view.ranked)),
     )
+
+
+def _reference(view: SweepView) -> str:
+    """What the curves are compared with, in a sentence."""
+    if view.is_script:
+        return "the script as it stood"
+    agreed = any(view.agreed(row["workload_id"]) is not None for row in view.ranked[:TOP])
+    return "a plan that others agree with: no process trained it alone" if agreed else "the fp32 reference"
 
 
 def draw(losses: Losses) -> Chart:
@@ -117,7 +131,7 @@ def _figure(losses: Losses, axis: str, title: str) -> go.Figure:
                 "exponentformat": "power",
                 "gridcolor": GRID,
                 "automargin": True,
-                "title": {"text": "difference to fp32", "standoff": 10},
+                "title": {"text": f"difference to {losses.to}", "standoff": 10},
                 "dtick": 1,
             },
             xaxis={"anchor": "y2"},
@@ -152,7 +166,7 @@ def _table(losses: Losses) -> Table:
             c.steps, c.tokens, c.seconds, c.loss, c.difference, strict=True
         )
     )
-    columns = ("plan", "step", losses.unit, "time in steps s", "loss", "difference to fp32")
+    columns = ("plan", "step", losses.unit, "time in steps s", "loss", f"difference to {losses.to}")
     return Table(columns=columns, rows=tuple(lines))
 
 
@@ -176,24 +190,28 @@ def _bands(view: SweepView, rows: Sequence[Row]) -> tuple[Curve, ...]:
     curves = []
     for workload, row in sizes.items():
         batch = row["global_batch_size"]
-        plan = view.agreed(workload)
-        made = (
-            "fp32 reference, one process" if plan is None else f"{layout(plan)} in {plan['precision']}, compared with"
-        )
-        name = made + (f", batch {batch}" if len(sizes) > 1 else "")
+        name = _made(view, row) + (f", batch {batch}" if len(sizes) > 1 else "")
         curve = view.references[workload]
-        steps = curve.rename(columns={"step_time_s": "seconds"}).assign(tokens=batch * row["seq_len"]).set_index("step")
+        counted = row["tokens_per_s"] * row["step_time_s"] if view.is_script else batch * row["seq_len"]
+        steps = curve.rename(columns={"step_time_s": "seconds"}).assign(tokens=counted).set_index("step")
         named = Named(at=None, label=name, short=name, colour=INK)
         curves.append(_curve(named, steps, {int(step): float(loss) for step, loss in steps["loss"].items()}))
     return tuple(curves)
 
 
-def _reading(curves: Sequence[Curve], agreed: bool) -> str:
-    reference = "a plan that others agree with: no process trained it alone" if agreed else "the fp32 reference"
+def _made(view: SweepView, row: Row) -> str:
+    """What the reference of a trial is."""
+    if view.is_script:
+        return "the script as it stood"
+    plan = view.agreed(row["workload_id"])
+    return "fp32 reference, one process" if plan is None else f"{layout(plan)} in {plan['precision']}, compared with"
+
+
+def _reading(curves: Sequence[Curve], reference: str) -> str:
     worst = {c.short: max((d for d in c.difference if d is not None), default=None) for c in curves}
     found = {label: value for label, value in worst.items() if value is not None}
     if not found:
-        return f"{fmt.count(len(curves), 'loss curve')}; the workload has no recorded fp32 reference to compare with."
+        return f"{fmt.count(len(curves), 'loss curve')}; the workload has no recorded reference to compare with."
     label = max(found, key=lambda name: found[name])
     whose = f"The curve of {label} stays" if len(found) == 1 else f"The {len(found)} curves stay"
     where = "" if len(found) == 1 else f"; the farthest is {label}"

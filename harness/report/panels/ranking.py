@@ -115,7 +115,8 @@ def _reading(view: SweepView) -> str:
     order = {"memory": "least peak memory", "time-to-loss": "shortest time to the target loss"}
     best = order.get(view.objective, "most throughput")
     if len(view.rankings) > 1:
-        best = f"each global batch ranked for itself, {best}"
+        alone = "what computes something else" if view.is_script else "each global batch"
+        best = f"{alone} ranked for itself, {best}"
     tied = f" ≈ marks the {fmt.count(len(view.ties), 'plan')} tied with the winner." if view.ties else ""
     trials = fmt.count(len(view.rows), "trial")
     return f"{fmt.count(len(view.ranked), 'plan')} ranked from {trials}, {best} first.{tied}"
@@ -153,7 +154,12 @@ def _columns(view: SweepView) -> tuple[Column, ...]:
         Column("MFU", "%", get("mfu", 0.01), number, "model FLOPs utilisation"),
         Column("accuracy", "%", get("accuracy_last", 0.01), number, "on the last step's batch", detail=True),
         Column(
-            "numerics", "", get("numerics_max_rel_error"), fmt.relative_error, "largest difference to fp32", detail=True
+            "numerics",
+            "",
+            get("numerics_max_rel_error"),
+            fmt.relative_error,
+            f"largest difference to {'the baseline' if view.is_script else 'fp32'}",
+            detail=True,
         ),
         Column(
             "energy",

@@ -41,12 +41,12 @@ class Strategies:
 def uses(row: Row) -> list[str]:
     """Names of the strategies that a trial uses."""
     parts = {
-        str(row["data_parallel"]): row["data_parallel"] != "none",
+        str(row["data_parallel"]): row["data_parallel"] not in (None, "none"),
         "tensor_parallel": (row["tp"] or 1) > 1,
         "pipeline_parallel": (row["pp"] or 1) > 1,
-        "activation_checkpoint": row["activation_checkpoint"] != "none",
-        "quantization": row["quantization"] != "none",
-        "precision": row["precision"] != "fp32",
+        "activation_checkpoint": row["activation_checkpoint"] not in (None, "none"),
+        "quantization": row["quantization"] not in (None, "none"),
+        "precision": row["precision"] not in (None, "fp32"),
         "compile": bool(row["compile"]),
     }
     return [name for name, used in parts.items() if used] or ["one process"]
@@ -54,7 +54,7 @@ def uses(row: Row) -> list[str]:
 
 def data(view: SweepView) -> Strategies | None:
     """The best trial of each strategy; None if no trial is ok."""
-    if view.winner is None:
+    if view.winner is None or view.winner["data_parallel"] is None:  # of a script whose knobs mean no such thing
         return None
     best = _best(view, view.winner)
     if not best:

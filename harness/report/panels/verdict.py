@@ -14,6 +14,7 @@ from harness.report import format as fmt
 from harness.report.panels.panel import Fragment
 from harness.report.panels.pareto import front
 from harness.report.sweep_view import SweepView
+from harness.store.records import Role
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def data(view: SweepView) -> Verdict:
             *certainty.sentences(view),
         ),
         command=view.command(winner),
-        plan=_toml(settings(winner)),
+        plan="" if view.is_script else _toml(settings(winner)),
     )
 
 
@@ -91,6 +92,7 @@ def _facts(view: SweepView, winner: Row) -> tuple[Fact | None, ...]:
     return (
         Fact("step time", fmt.duration(winner["step_time_s"]), "median over the steps of the slowest rank"),
         _memory(view, winner),
+        _against_baseline(view, winner),
         _against_ddp(view, winner),
         _against_one_process(view, winner),
         _numerics(view, winner),
@@ -105,17 +107,33 @@ def _memory(view: SweepView, winner: Row) -> Fact:
     return Fact("peak memory", fmt.size(peak), detail, "bad" if view.over_limit(winner) else "good")
 
 
+def _against_baseline(view: SweepView, winner: Row) -> Fact | None:
+    """How much faster a script is than it stood."""
+    plans = {row["plan_id"] for row in view.rows if row["role"] == Role.BASELINE}
+    same = [row for row in view.rankings[0] if row["workload_id"] == winner["workload_id"]]
+    baseline = next((row for row in same if row["plan_id"] in plans), None)
+    if baseline is None:
+        return None
+    if baseline["plan_id"] == winner["plan_id"]:
+        return Fact("against the baseline", fmt.times(1), "the script as it stood is the fastest")
+    return _faster("against the baseline", view, winner, baseline, "the script as it stood")
+
+
+def _faster(name: str, view: SweepView, winner: Row, other: Row, what: str) -> Fact | None:
+    (middle, low, high), (base, base_low, base_high) = view.interval(winner), view.interval(other)
+    if not (middle and low and high and base and base_low and base_high):
+        return None
+    ends = f"{fmt.times(low / base_high)} to {fmt.times(high / base_low)}"
+    return Fact(name, fmt.times(middle / base), f"{what}; by the intervals {ends}")
+
+
 def _against_ddp(view: SweepView, winner: Row) -> Fact | None:
     baseline = view.best("ddp", winner["workload_id"])
     if baseline is None:
         return None
     if baseline["trial_id"] == winner["trial_id"]:
         return Fact("against ddp", fmt.times(1), "the winner is itself a ddp plan")
-    (middle, low, high), (base, base_low, base_high) = view.interval(winner), view.interval(baseline)
-    if not (middle and low and high and base and base_low and base_high):
-        return None
-    ends = f"{fmt.times(low / base_high)} to {fmt.times(high / base_low)}"
-    return Fact("against ddp", fmt.times(middle / base), f"its best trial; by the intervals {ends}")
+    return _faster("against ddp", view, winner, baseline, "its best trial")
 
 
 def _against_one_process(view: SweepView, winner: Row) -> Fact | None:
@@ -128,12 +146,16 @@ def _against_one_process(view: SweepView, winner: Row) -> Fact | None:
 
 def _numerics(view: SweepView, winner: Row) -> Fact:
     if winner["numerics"] == "skipped":
-        return Fact(
-            "numerics", "skipped", certainty.compared_with(view, winner) or "not compared with the fp32 reference"
-        )
+        reference = "the baseline: it computes something else" if view.is_script else "the fp32 reference"
+        said = certainty.compared_with(view, winner) or f"not compared with {reference}"
+        return Fact("numerics", "skipped", said)
     error, allowed = winner["numerics_max_rel_error"], winner["numerics_tolerance"]
     detail = f"largest relative difference {fmt.relative_error(error)}, tolerance {fmt.relative_error(allowed)}"
-    on = {"twin": "; to another plan, after one process on a twin", "agreement": "; to another plan alone"}
+    on = {
+        "baseline": "; to the script as it stood",
+        "twin": "; to another plan, after one process on a twin",
+        "agreement": "; to another plan alone",
+    }
     detail += on.get(str(winner.get("reference")), "")
     return Fact("numerics", winner["numerics"], detail, "good" if winner["numerics"] == "pass" else "bad")
 
@@ -184,6 +206,11 @@ def _workloads(view: SweepView) -> str:
     if len(view.winners) < 2:
         return ""
     others = [f"{view.label(row)} at {fmt.rate(row['tokens_per_s'])} {view.unit}" for row in view.winners[1:]]
+    if view.is_script:
+        return (
+            "Plans that compute something else than the script as it stood, other samples in a step or a knob that "
+            f"changes the mathematics, are ranked apart; the fastest of them is {fmt.listed(others)}."
+        )
     return (
         "Each global batch is a workload of its own and ranked for itself, since they are not equal work; "
         f"the others' winners are {fmt.listed(others)}."

@@ -61,7 +61,9 @@ class ScriptSweep(Sweep):
         while len(known) < LAUNCHES:
             known.append(self._launch(first=not known))
             self._runner.baseline = self._baseline(known)
-        noise, limit = self._runner.baseline.noise, self.experiment.script.tolerance
+        baseline, limit = self._runner.baseline, self.experiment.script.tolerance
+        assert baseline is not None
+        noise = baseline.noise
         if noise > REPEATABLE:
             judged = f"; plans are judged by {max(limit, 3 * noise):.2g}" if 3 * noise > limit else ""
             self.display.message(

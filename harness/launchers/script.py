@@ -151,6 +151,16 @@ class ScriptRanks(Ranks):
     def pids(self) -> dict[int, int]:
         return dict(self._pids)
 
+    def cpu_s(self) -> float:
+        """Processor time of everything below the command so far, in s."""
+        spent = 0.0
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            command = psutil.Process(self._command.pid)
+            for process in (command, *command.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    spent += sum(process.cpu_times()[:4])  # its own, and that of children it has waited for
+        return spent
+
     def wait(self, timeout: float) -> Sequence[RankExit]:
         ended = self._exits.wait(timeout)
         if self._command.pid in ended:

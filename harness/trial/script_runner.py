@@ -191,7 +191,7 @@ class ScriptRunner(Recorder):
         columns: dict[str, Any] = {
             "numerics": "pass" if verdict.passed else "fail",
             "numerics_max_rel_error": verdict.max_rel_error,
-            "numerics_tolerance": verdict.tolerance if math.isfinite(verdict.tolerance) else None,
+            "numerics_tolerance": verdict.tolerance,
             "numerics_noise": self.baseline.noise if math.isfinite(self.baseline.noise) else None,
             "reference": self.baseline.curve.reference,
         }
@@ -204,7 +204,8 @@ class ScriptRunner(Recorder):
         assert self.baseline is not None
         meant = self.script.columns(whole)
         formats = [table[meant[k]] for k, table in numerics.LOSS_TOLERANCE.items() if meant.get(k) in table]
-        return max(self.script.tolerance, NOISE_FACTOR * self.baseline.noise, *formats)
+        noise = self.baseline.noise
+        return max(self.script.tolerance, min(NOISE_FACTOR * noise, 1.0) if math.isfinite(noise) else 1.0, *formats)
 
 
 _COLUMNS = {column.name for column in records.TRIALS}

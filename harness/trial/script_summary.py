@@ -9,6 +9,7 @@ from typing import Any
 
 from harness import statistics
 from harness.launchers.events import Event
+from harness.rank.counters import differences, foreign_share
 from harness.store.records import Outcome
 from harness.trial import evidence, summary
 from harness.trial.output import KEPT
@@ -42,6 +43,7 @@ def columns(trace: ScriptTrace, given: Mapping[str, float] | None = None) -> dic
         "stop": trace.stop,
         **_batch(trace),
         **(dict(given, samples_from="given") if given else {}),
+        **_load(trace),
         **_seen(trace),
         "observer_trouble": trace.troubles[-KEPT:] or None,
     }
@@ -92,6 +94,21 @@ def _rates(trace: ScriptTrace, found: Mapping[str, Any]) -> dict[str, Any]:
             rates |= {f"{noun}_per_s": count / middle}
             rates |= {f"{noun}_per_s_low": count / high, f"{noun}_per_s_high": count / low}
     return rates
+
+
+def _load(trace: ScriptTrace) -> dict[str, Any]:
+    """What others took of the processors in the window, as shares of their whole time, and its energy."""
+    before, after = trace.opened, trace.closed
+    if not (before and after):
+        return {}
+    wall_s, spent = after["t"] - before["t"], differences(before, after)
+    foreign, whole = foreign_share(before, after, wall_s), wall_s * float(after.get("cpus") or 0)
+    found: dict[str, Any] = {"foreign_cpu_share": foreign}
+    if "stolen_cpu_s" in spent and whole > 0:
+        found["stolen_cpu_share"] = spent["stolen_cpu_s"] / whole
+    if "energy_j" in spent and trace.device_type == "cpu":
+        found["energy_j"] = spent["energy_j"]
+    return found
 
 
 def _seen(trace: ScriptTrace) -> dict[str, Any]:

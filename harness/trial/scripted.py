@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from harness.launchers.events import EventReader
 from harness.launchers.job import Deadlines
 from harness.launchers.launcher import RankExit
 from harness.launchers.script import ScriptJob, ScriptRanks
 from harness.observe import injection
+from harness.rank.counters import RaplMeter, machine_times
 from harness.rank.stopping import Stop, why_stop
 from harness.store.records import Outcome
 from harness.trial import summary
@@ -41,6 +43,10 @@ class ScriptTrace(Trace):
     """Why enough was seen; None if it was not."""
     troubles: str = ""
     """What watchers wrote of their own failures."""
+    opened: Mapping[str, Any] = field(default_factory=dict)
+    """Counters of the machine and of the command's processes when the last rank's window had opened."""
+    closed: Mapping[str, Any] = field(default_factory=dict)
+    """The same when it was decided that enough was seen."""
 
     @property
     def device_type(self) -> str:
@@ -114,7 +120,7 @@ class Referee:
 
     def __init__(self, trace: ScriptTrace, watch: Watch) -> None:
         self.trace, self.watch = trace, watch
-        self._announced = False
+        self._announced, self._meter = False, RaplMeter()
 
     @property
     def all_seen(self) -> bool:
@@ -129,7 +135,7 @@ class Referee:
             who = reader.last("who")
             if who is not None and not any(each.rank == rank for each in self.trace.exits):
                 ranks.meet(rank, int(who["pid"]))
-        return self._unseen() or self._complete() or self._decide()
+        return self._unseen() or self._complete() or self._decide(ranks)
 
     def _unseen(self) -> bool:
         """Whether there is training whose steps cannot be told."""
@@ -165,17 +171,24 @@ class Referee:
             self._fail(f"{_ranks(missing)} did not come to the step that rank {some} had taken", missing[0])
         return True
 
-    def _decide(self) -> bool:
+    def _decide(self, ranks: ScriptRanks) -> bool:
         if not self._announced and self.all_seen:
             times = list(summary.window(self.trace).values())
+            if times and not self.trace.opened:
+                self.trace.opened = self._counters(ranks)
             self.trace.stop = why_stop(times, self.trace.job.measurement)
             if self.trace.stop is not None:
                 ahead = 2 + math.ceil(LEAD_S / max(statistics.median(times), 1e-6))
                 latest = max(self._steps(rank) for rank in range(len(self.trace.readers)))
                 self._announced = True
+                self.trace.closed = self._counters(ranks)
                 if latest + ahead < self.trace.job.last_step:
                     injection.announce(self.trace.job.folder, latest + ahead)
         return False
+
+    def _counters(self, ranks: ScriptRanks) -> dict[str, Any]:
+        read = {"t": time.monotonic(), "cpu_s": ranks.cpu_s(), "energy_j": self._meter.joules()}
+        return read | machine_times()
 
     def _steps(self, rank: int) -> int:
         last = self.trace.readers[rank].last("step")

@@ -198,6 +198,9 @@ def _phases(trace: Trace) -> dict[str, Any]:
 
 def _entered(readers: list[EventReader], phase: str) -> float | None:
     times = [next((e["t"] for e in r.all("phase") if e["name"] == phase), None) for r in readers]
+    if phase == "teardown":  # a script is ended in the middle of its training
+        ends = [reader.last("done") for reader in readers]
+        times = [done["t"] if time is None and done else time for time, done in zip(times, ends, strict=True)]
     present = [t for t in times if t is not None]
     return max(present) if len(present) == len(readers) else None
 

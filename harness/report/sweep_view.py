@@ -261,7 +261,7 @@ class SweepView:
 
     def short(self, row: Row) -> str:
         """Name of an ok trial where space is short: its place in the ranking and its kind, such as "#3 zero2"."""
-        return f"#{self.places[row['trial_id']]} {kind(row)}"
+        return self.numbered(row) if is_script(row) else f"#{self.places[row['trial_id']]} {kind(row)}"
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:

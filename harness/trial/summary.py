@@ -202,7 +202,7 @@ def _entered(readers: list[EventReader], phase: str) -> float | None:
         ends = [reader.last("done") for reader in readers]
         times = [done["t"] if time is None and done else time for time, done in zip(times, ends, strict=True)]
     present = [t for t in times if t is not None]
-    return max(present) if len(present) == len(readers) else None
+    return max(present) if len(present) == len(readers) > 0 else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.machine import hardware
 from harness.plan import Plan
 from harness.search.evaluation import Ticket
 from harness.store.records import Role
 from harness.store.standings import standings
 from harness.sweeps.config import SweepConfig
+from harness.sweeps.experiment import Experiment
 from harness.sweeps.finals import MOST_ROUNDS
 from harness.sweeps.launches import MOST_FUTILE, FinalLaunch, Launches
 from harness.trial.recorder import Result
-from tests.tiny import gpt, knobs, plan
+from tests.tiny import gpt, plan
 
 A, B, C, D = (plan({"dp": 2, "micro_batch_size": size}) for size in (1, 2, 4, 8))
 NOISY = "other processes took 40% of the usable cores' time"
@@ -71,7 +73,7 @@ class FakeRunner:
             "tokens_per_s": rate,
             "tokens_per_s_low": 0.99 * rate,
             "tokens_per_s_high": 1.01 * rate,
-            "step_time_s": 256 / rate,
+            "step_time_s": workload.tokens_per_step / rate,
             "time_to_loss_s": None,
             "peak_memory_bytes": 100,
             "disturbed": self.disturbed.pop(0) if self.disturbed else None,
@@ -81,15 +83,27 @@ class FakeRunner:
         return Result(str(row["trial_id"]), row, 1.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limited(Experiment):
+    """With a ceiling of its own."""
+
+    ceiling: int | None
+
+    @property
+    def memory_ceiling_bytes(self) -> int | None:
+        return self.ceiling
+
+
 def launches(runner: FakeRunner, ceiling: int | None = None, **options: Any) -> Launches:
     workload = gpt()
-    experiment: Any = SimpleNamespace(
+    experiment = Limited(
+        ceiling=ceiling,
         config=SweepConfig(results=Path("unused"), **options),
+        hardware=hardware.detect(),
+        world_size=2,
         workloads={workload.global_batch_size: workload},
-        memory_ceiling_bytes=ceiling,
-        passed=False,
-        knobs=knobs(),
-        facts=lambda workload: None,
+        strategies=(),
+        fixed={},
     )
     made = Launches(experiment=experiment)
     made.runner = runner  # type: ignore[assignment]

@@ -105,10 +105,9 @@ def _run(config: SweepConfig, passed: TorchWorkload | None, progress: bool) -> S
     began = time.monotonic()
     from rich.console import Console
 
-    from harness import launchers
-    from harness.rank import preload_for
     from harness.sweeps import interrupts
     from harness.sweeps.display import SweepDisplay
+    from harness.sweeps.starting import launcher_for, sweep_of
 
     # A notebook's stdout says that it is a terminal; but it keeps all that is drawn, and shows no live display.
     live = sys.stdout.isatty() and not Console().is_jupyter
@@ -117,15 +116,12 @@ def _run(config: SweepConfig, passed: TorchWorkload | None, progress: bool) -> S
     seconds = None if config.time_budget is None else config.seconds
     with (
         interrupts.once([signal.SIGINT]),
-        launchers.create("local", preload_for(config.workload)) as launcher,
+        launcher_for(config) as launcher,
         SweepDisplay(console, seconds, config.trials) as display,
     ):
-        launcher.warm_up()  # its imports take as long as ours and go on meanwhile
+        job = sweep_of(config, display, launcher, began, passed)
         from harness.api.result import SweepResult
-        from harness.sweeps.experiment import prepare
-        from harness.sweeps.recipe_sweep import RecipeSweep
 
-        job = RecipeSweep(prepare(config, passed), display, launcher, began=began)
         try:
             ended = job.run()
         except HarnessError as error:

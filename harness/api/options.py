@@ -14,7 +14,7 @@ Names = str | Sequence[str]
 """Several as on the command line, "ddp,zero2", or as a list."""
 PathLike = str | os.PathLike[str]
 LISTS = ("strategies", "precision", "also")
-PATHS = ("data", "tokenizer", "results", "reports")
+PATHS = ("data", "tokenizer", "knobs", "results", "reports")
 
 
 class Options(TypedDict, total=False):
@@ -25,6 +25,11 @@ class Options(TypedDict, total=False):
     tokenizer: PathLike
     keep_dropout: bool
     trust_remote_code: bool
+    script: str
+    knobs: PathLike
+    baseline: Mapping[str, object] | str | Sequence[str]
+    """A script's knobs where what it is compared with is not at its default; as `set`."""
+    keep: bool
     target_loss: float
     global_batch: int | str | Sequence[int]
     precision: Names
@@ -66,8 +71,9 @@ def parsed(given: Mapping[str, Any]) -> SweepConfig:
     for name in PATHS:
         if name in options:
             options[name] = _path(name, options[name])
-    if "set" in options:
-        options["set"] = _settings(options["set"])
+    for name in ("set", "baseline"):
+        if name in options:
+            options[name] = _settings(options[name])
     if "global_batch" in options:
         options["global_batch"] = _numbers(options["global_batch"])
     return load_config(None if file is None else Path(_path("config", file)), checked(options))

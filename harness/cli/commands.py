@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.sweeps.config import SweepConfig
-    from harness.sweeps.sweep import Display, Sweep
 
 
 def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
@@ -26,14 +23,15 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
     began = time.monotonic()
     from harness.sweeps.config import load_config
     from harness.sweeps.display import SweepDisplay, print_result
+    from harness.sweeps.starting import launcher_for, sweep_of
 
     config = load_config(path, options)
     console = _console(to_stderr=as_json)
     with (
-        _launcher(config) as launcher,
+        launcher_for(config) as launcher,
         SweepDisplay(console, None if config.time_budget is None else config.seconds, config.trials) as display,
     ):
-        job = _sweep(config, display, launcher, began)
+        job = sweep_of(config, display, launcher, began)
         from harness.report.sweep_view import SweepView
 
         try:
@@ -51,29 +49,6 @@ def sweep(path: Path | None, options: dict[str, Any], as_json: bool) -> int:
     if ended.summary.interrupted:
         return INTERRUPTED
     return 0 if view is not None and view.winner is not None else NOTHING_SUCCEEDED
-
-
-def _launcher(config: SweepConfig) -> AbstractContextManager[Any]:
-    """What starts ranks of a workload; its imports take as long as ours and go on meanwhile."""
-    from harness import launchers
-    from harness.rank import preload_for
-
-    if config.script is not None or config.knobs is not None:
-        return contextlib.nullcontext()  # a script has a launcher of its own
-    return launchers.create("local", preload_for(config.workload))
-
-
-def _sweep(config: SweepConfig, display: Display, launcher: Any, began: float) -> Sweep:
-    if launcher is None:
-        from harness.sweeps import script_experiment
-        from harness.sweeps.script_sweep import ScriptSweep
-
-        return ScriptSweep(script_experiment.prepare(config), display, began=began)
-    launcher.warm_up()
-    from harness.sweeps import experiment
-    from harness.sweeps.recipe_sweep import RecipeSweep
-
-    return RecipeSweep(experiment.prepare(config), display, launcher, began=began)
 
 
 def _show_recorded(console: Console, config: SweepConfig, job: Any) -> None:

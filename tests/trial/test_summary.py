@@ -116,6 +116,7 @@ def test_the_columns_of_a_plan_fill_a_row() -> None:
     expected = {**settings, "pp_schedule": "1f1b", "grad_accumulation": 4, "world_size": 4, "global_batch_size": 8}
     assert {name: columns[name] for name in expected} == expected
     known = {"trial_id": "t", "outcome": "ok", "started_at": 0, "numerics": "pass", "torch_version": "2"}
+    known |= {"plan_id": "p", "knobs": "{}", "schema_version": 8, "harness_version": "1"}
     assert row(TRIALS, {**columns, **known, **measured(trace(whole(), whole()))})["outcome_reason"] is None
 
 

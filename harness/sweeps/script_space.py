@@ -80,7 +80,7 @@ class ScriptSpace:
     @property
     def finite(self) -> bool:
         """Whether `grid` has every plan."""
-        return not any(isinstance(domain, Range) for domain in self.domains.values())
+        return not any(isinstance(domain, Range) and self._may_be(name) for name, domain in self.domains.items())
 
     # -- judging
 
@@ -116,6 +116,10 @@ class ScriptSpace:
             "command": " ".join(self.script.command),
             **{name: written(domain) for name, domain in self.domains.items()},
         }
+
+    def _may_be(self, name: str) -> bool:
+        """Whether any plan has a knob: what it needs is not ruled out by what is fixed."""
+        return all(self.fixed.get(other, next(iter(v))) in v for other, v in self.script.knobs[name].when.items())
 
     def _changed(self, name: str, value: Setting) -> Plan | None:
         try:

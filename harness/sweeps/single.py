@@ -17,7 +17,7 @@ from harness.errors import InputError, UnknownNameError
 from harness.plan import Plan, parse_settings
 from harness.rank import preload_for
 from harness.search.feasible import why_not
-from harness.store.records import Role
+from harness.store.records import Role, Source
 from harness.store.store import Store
 from harness.sweeps.config import load_config
 from harness.sweeps.display import waited
@@ -91,5 +91,10 @@ def _recorded(store: Store, plan_id: str) -> Plan:
         found = trials[trials["plan_id"] == plan_id]
         if not found.empty:
             last = found.iloc[-1]
+            if last["source"] == Source.SCRIPT:
+                raise InputError(
+                    f"{plan_id} is a plan of the script {last['workload']}; the sweep's page has the command that "
+                    "repeats it: watch --knobs FILE --set NAME=VALUE"
+                )
             return Plan.from_json(last["knobs"], int(last["schema_version"]) if as_recorded else None)
     raise UnknownNameError("plan", plan_id, set(trials["plan_id"]))

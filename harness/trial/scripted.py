@@ -28,6 +28,8 @@ LEAD_S = 0.2
 """How far ahead in time the step lies after which ranks are asked to stop: all see it before they come to it."""
 TOGETHER_S = 3.0
 """How long after the first rank has taken the last step the others may take for it, in s, and ten steps beside."""
+PRINTED = 200
+"""Characters of what a command printed last that stand in a reason."""
 UNSEEN_BACKWARDS = 64
 """Backward passes without a call of an optimizer after which steps are taken to be invisible."""
 
@@ -221,7 +223,10 @@ def script_ending(trace: ScriptTrace) -> Ending:
 def _without_ranks(trace: ScriptTrace) -> Ending:
     if trace.stopped is not None:
         return Ending(Outcome(trace.stopped), trace.stopped_reason, "launch")
-    return Ending(Outcome.CRASH, f"the command ended with {_status(trace.status)} before any process trained", "launch")
+    printed = [line.strip() for output in trace.outputs for line in output.splitlines() if line.strip()]
+    last = f"; the last it printed: {printed[-1][:PRINTED]}" if printed else ", without a word"
+    reason = f"the command ended with {_status(trace.status)} before any process trained{last}"
+    return Ending(Outcome.CRASH, reason, "launch")
 
 
 def _own_ends(trace: ScriptTrace) -> list[RankExit]:

@@ -102,8 +102,11 @@ def _names(rows: Sequence[Row]) -> dict[str, str]:
     names = {}
     for trial, plan in plans.items():
         head = heads[trial]
-        every = head == ""  # of a script nothing else is said
-        unusual = [name for name in within[head] if every or repr(plan.get(name)) != usual[head].get(name)]
+        if head == "":  # of a script nothing else is said
+            varying = _varying(list(plans.values()))
+            names[trial] = _label(head, plan, varying or list(plan))
+            continue
+        unusual = [name for name in within[head] if repr(plan.get(name)) != usual[head].get(name)]
         names[trial] = _label(head, plan, [name for name in _ALWAYS_COMPARED if name in differ] + unusual)
     return _numbered(names)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError, UnknownNameError
-from harness.labels import Row, kind, labels
+from harness.labels import Row, is_script, kind, labels, rate_of
 from harness.store.records import Role
 from harness.store.standings import USABLE, Standing, Standings, over, standings
 from harness.store.store import Store, plain_rows
@@ -25,7 +25,7 @@ COLUMNS = (
     *("compile", "global_batch_size", "seq_len", "world_size", "tokens_per_s", "tokens_per_s_low", "disturbed"),
     *("tokens_per_s_high", "step_time_s", "time_to_loss_s", "peak_memory_bytes", "memory_limit_bytes", "mfu"),
     *("memory_params_bytes", "memory_grads_held_bytes", "memory_optimizer_bytes", "tokens_per_j"),
-    *("predicted_step_time_s", "torch_version", "harness_version"),
+    *("predicted_step_time_s", "torch_version", "harness_version", "source", "rate_of"),
 )
 """What is read of a trial."""
 
@@ -225,7 +225,7 @@ def _contests(
     apart: dict[str, dict[Place, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         versions = (row["torch_version"], row["harness_version"])
-        place = Place(row["hardware_id"], row["world_size"], *versions, row["sweep"] if by_sweep else "")
+        place = Place(row["hardware_id"], row["world_size"] or 0, *versions, row["sweep"] if by_sweep else "")
         apart[row["workload_id"]][place].append(row)
     contests = []
     for workload_id, places in apart.items():
@@ -235,8 +235,8 @@ def _contests(
             contests.append(
                 Contest(
                     workload_id=workload_id,
-                    name=f"{row['workload']}, batch {row['global_batch_size']}",
-                    unit="samples/s" if row["seq_len"] == 1 else "tokens/s",
+                    name=row["workload"] if is_script(row) else f"{row['workload']}, batch {row['global_batch_size']}",
+                    unit=f"{rate_of(row)}/s",
                     entries=tuple(entries),
                     facts=facts,
                     prices=prices,

@@ -23,11 +23,14 @@ Goals: tensors at most 3 %, worst 10 %; resident at most 10 %; said to fit wrong
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import random
+import shutil
 import statistics
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +89,11 @@ def predicted(name: str, found: Mapping[str, Any]) -> list[dict[str, float]]:
     from harness.predict.time import step_time
     from harness.predict.trace import worst_rank
 
-    prepared = common.experiment(name)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    prepared = common.experiment(name, folder)
     workload = next(iter(prepared.workloads.values()))
+    workload.prepare()
     facts = prepared.facts(workload)
     device = this_machine.measured(found["calibration"], 2, 1 << 34)
     shape = Shape.of_facts(facts.model, workload.seq_len)

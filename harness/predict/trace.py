@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -175,6 +176,7 @@ def once(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         if world > 1:
+            stack.callback(setattr, sys, "excepthook", sys.excepthook)  # torch puts one more around it each time
             dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
             stack.callback(dist.destroy_process_group)
         stack.enter_context(_stand_ins(facts.device_type))

@@ -48,7 +48,7 @@ def run(
 
     seconds = None if deadline is None else parse_duration(deadline)
     config = SweepConfig(
-        workload=suite.workload,
+        **trained(suite),
         trust_remote_code=suite.trust_remote_code,
         world_size=suite.world_size or _ranks(),
         results=results,
@@ -60,6 +60,14 @@ def run(
         print(text, file=sys.stderr)
 
     return _night(suite, path, config, entries, seconds, project, format, say)
+
+
+def trained(suite: Suite) -> dict[str, Any]:
+    """What a suite says is trained, as fields of a configuration."""
+    found = suite.request()
+    paths: dict[str, Any] = {name: Path(found[name]).expanduser() for name in ("data", "tokenizer") if name in found}
+    batch = {"global_batch": (found["global_batch"],)} if "global_batch" in found else {}
+    return {**found, **paths, **batch}
 
 
 def _ranks() -> int:

@@ -20,8 +20,11 @@ def from_sweep(store: Store, hardware_id: str, sweep: str, name: str) -> Suite:
     """The suite of a sweep's first workload.
 
     Raises:
-        InputError: no trial of the sweep is ok.
+        InputError: no trial of the sweep is ok, or no file can name what it trained.
     """
+    request = store.sweep_info(hardware_id, sweep).get("request", {})
+    if request is None:
+        raise InputError(f"what the sweep {sweep!r} trained was passed to it from Python, and no suite can name that")
     rows = [row for row in store.rows(sweep, hardware_id) if row["outcome"] == Outcome.OK or row["role"] == Role.FINAL]
     first = rows[0]["workload_id"] if rows else None
     plans = order(standings([row for row in rows if row["workload_id"] == first]).plans, "throughput", None)
@@ -41,8 +44,8 @@ def from_sweep(store: Store, hardware_id: str, sweep: str, name: str) -> Suite:
         name=name,
         schema_version=schema,
         plans={**winner, **chosen},
-        workload=row["workload"],
         world_size=row["world_size"],
+        **({"workload": row["workload"]} | dict(request)),
     )
 
 

@@ -3,7 +3,7 @@
 name = "team"
 version = 1
 schema_version = 5          # in whose words the plans are written; 4 if it is left out
-workload = "gpt-nano"
+workload = "gpt-nano"       # with data, field, tokenizer, seq_len, global_batch, seed, keep_dropout as of a sweep
 world_size = 2
 launches = 3                # of each plan in a session
 steps = 16                  # measured steps of a launch, always the same
@@ -26,7 +26,8 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as member
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ METRICS: Mapping[str, Metric] = {
 DEFAULT_METRICS = ("step_time_s", "setup_s", "peak_memory_bytes", "loss_last")
 
 
+REQUEST = ("workload", "data", "field", "tokenizer", "seq_len", "global_batch", "seed", "keep_dropout")
+"""Fields that say what is trained."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """What is measured every night."""
@@ -78,6 +83,14 @@ class Suite:
     """To be raised by whoever changes what a plan's name stands for."""
     workload: str | None = None
     """None: the default workload of the machine."""
+    data: str | None = None
+    """What follows are options of a sweep; paths are meant from where the nightly runs, as those of a sweep are."""
+    field: str | None = None
+    tokenizer: str | None = None
+    seq_len: int | None = None
+    global_batch: int | None = None
+    seed: int | None = None
+    keep_dropout: bool = False
     trust_remote_code: bool = False
     """Whether code that the workload's folder brings may be run: for whoever keeps this file to say, no sweep writes
     it."""
@@ -92,7 +105,7 @@ class Suite:
     baseline_nights: int = 30
     """After so many nights the baseline is frozen."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
-    floors: Mapping[str, float] = field(default_factory=dict)
+    floors: Mapping[str, float] = member(default_factory=dict)
     """Metric -> smallest relative change that counts, where it is not the metric's own."""
 
     def __post_init__(self) -> None:
@@ -125,7 +138,13 @@ class Suite:
         """What nights must have in common to be compared for a plan: its settings, and how it is measured."""
         parts = [self.version, self.workload, self.world_size, self.steps, dict(self.plans[plan])]
         parts += [self.schema_version] if self.schema_version >= ONE_UNIT else []
+        trained = {name: value for name, value in self.request().items() if name != "workload"}
+        parts += [trained] if trained else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def request(self) -> dict[str, Any]:
+        """What is trained, as options of a sweep; those that are left out are absent."""
+        return {name: value for name in REQUEST if (value := getattr(self, name)) not in (None, False)}
 
     def to_toml(self) -> str:
         """The file that `load` reads."""
@@ -135,14 +154,14 @@ class Suite:
                 "name",
                 "version",
                 "schema_version",
-                "workload",
+                *REQUEST,
                 "world_size",
                 "launches",
                 "steps",
                 "sessions",
                 "baseline_nights",
             )
-            if (value := getattr(self, name)) is not None
+            if (value := getattr(self, name)) is not None and value is not False
         ]
         lines += ["trust_remote_code = true"] if self.trust_remote_code else []
         lines.append(f"metrics = {json.dumps(list(self.metrics))}")
@@ -180,7 +199,9 @@ def parse(values: Mapping[str, Any], where: str) -> Suite:
         **dict.fromkeys(
             ("version", "schema_version", "world_size", "launches", "steps", "sessions", "baseline_nights"), int
         ),
-        **dict.fromkeys(("name", "workload"), str),
+        **dict.fromkeys(("seq_len", "global_batch", "seed"), int),
+        **dict.fromkeys(("name", "workload", "data", "field", "tokenizer"), str),
+        "keep_dropout": bool,
         **dict.fromkeys(("plans", "floors"), dict),
         "trust_remote_code": bool,
         "metrics": list,

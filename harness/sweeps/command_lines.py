@@ -24,6 +24,21 @@ def workload_options(config: SweepConfig) -> dict[str, object]:
     return given | ({"field": config.field} if config.field != defaults.field else {})
 
 
+def request(config: SweepConfig, workload: str, global_batch: int | None) -> dict[str, object]:
+    """What says what was trained and nothing else, as JSON holds it: options of a sweep that are not at their default.
+
+    Args:
+        config: the sweep's configuration.
+        workload: what was trained, also if it was not asked for by name.
+        global_batch: samples of a step if it was asked for.
+    """
+    names = ("data", "field", "tokenizer", "seq_len", "seed", "keep_dropout")
+    defaults = SweepConfig()
+    given = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(defaults, name)}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return {"workload": workload, **plain, **({} if global_batch is None else {"global_batch": global_batch})}
+
+
 def run_command(
     config: SweepConfig, plan: Plan, defaults: Mapping[str, Setting], workload: str, global_batch: int | None
 ) -> str:

@@ -84,7 +84,8 @@ def test_it_follows_one_process_or_is_refused(family: str, name: str, folder: Pa
 def with_adapters() -> Iterator[Any]:
     """Llama under each plan that keeps what is not trained in a way of its own; bert under what differs most."""
     for name in [*(name for name in PLANS if name != "tp-dp"), "zero1-torch", "fsdp2"]:
-        yield pytest.param("llama", name, id=f"llama-{name}")
+        rarely = name in ("ddp", "sequence", "checkpoint", "bf16")
+        yield pytest.param("llama", name, id=f"llama-{name}", marks=[pytest.mark.slow] if rarely else [])
         yield pytest.param("bert", name, id=f"bert-{name}", marks=[] if name in {"zero3", "tp"} else [pytest.mark.slow])
 
 

@@ -118,12 +118,13 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def test_the_main_job_of_the_readme_runs_and_keeps_the_contract(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [["--time-budget", "75s"], pytest.param([], id="3m", marks=pytest.mark.slow)])
+def test_the_main_job_of_the_readme_runs_and_keeps_the_contract(budget: list[str], tmp_path: Path) -> None:
     install, main = blocks()[0].strip().splitlines()
     assert install.startswith("python -m pip install")
     assert main == "python -m harness sweep"
     sweep = subprocess.Popen(
-        [sys.executable, *shlex.split(main)[1:]],
+        [sys.executable, *shlex.split(main)[1:], *budget],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -134,7 +135,7 @@ def test_the_main_job_of_the_readme_runs_and_keeps_the_contract(tmp_path: Path) 
     assert sweep.returncode == 0, out
     assert breaches(tmp_path / "results") == []
     trials = table(tmp_path / "results" / "trials")
-    # How many trials three minutes allow is the machine's affair; that none of them goes wrong is ours.
+    # How many trials the time allows is the machine's affair; that none of them goes wrong is ours.
     assert set(trials["outcome"]) <= {"ok", "stopped_early", "infeasible"}, trials["outcome_reason"].to_list()
     assert len(set(trials["plan_id"])) > 1
     (page,) = (tmp_path / "reports").glob("*.html")
@@ -221,7 +222,8 @@ def test_a_sweep_outlives_its_fork_server(tmp_path: Path) -> None:
     assert breaches(tmp_path / "results") == []
 
 
-@pytest.mark.parametrize("how", ["kill", pytest.param("term", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill", "term"])
 def test_nothing_is_lost_whenever_a_sweep_is_hit(how: str, tmp_path: Path) -> None:
     ended = run([sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "2", "--hit", how], tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -183,6 +183,7 @@ def once(workload: Workload, plan: Settings, facts: Facts, rank: int) -> Traced:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_Scalars())
         stack.enter_context(hollow.Grouped())
+        stack.enter_context(hollow.one_sequence(one))
         built = build(workload, plan, facts, torch.device("cpu"), _valueless)
         batch = {name: _fake_samples(built, sample) for name, sample in one.items()}
         for step in range(STEPS - 1):

@@ -85,8 +85,9 @@ def _kept(
             torch.empty((1, *t.shape[1:]), dtype=dtype if t.is_floating_point() else t.dtype)
             for t in (batch[name] for name in inputs)
         ]
+        keeping = torch.autograd.graph.saved_tensors_hooks(_packing(list(watched.values())), lambda kept: kept)
         try:
-            with torch.autograd.graph.saved_tensors_hooks(_packing(list(watched.values())), lambda kept: kept):
+            with keeping, hollow.one_sequence(inputs):
                 outputs = model(*one)
         except (DataDependentOutputException, DynamicOutputShapeException):
             return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -31,6 +32,26 @@ def parameters() -> Iterator[None]:
             yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def one_sequence(names: Collection[str]) -> Iterator[None]:
+    """Positions that models of transformers count themselves belong to one sequence, which no tensor without content says:
+    they would make a mask, and with it attention that no training uses.
+
+    Args:
+        names: of a batch; one with positions may hold several sequences in a row.
+    """
+    masks: Any = sys.modules.get("transformers.masking_utils")
+    if masks is None or "position_ids" in names:
+        yield
+        return
+    real = masks.find_packed_sequence_indices
+    masks.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masks.find_packed_sequence_indices = real
 
 
 class Grouped(TorchDispatchMode):

@@ -52,3 +52,17 @@ def test_memory_by_the_closed_form_is_that_of_the_trace(
     shape = Shape.of_facts(workload.facts(), workload.seq_len)
     closed = float(peak_memory(shape, Setup.of_plan(made, 8)).allocated)
     assert closed == pytest.approx(worst_rank(workload, made, facts(workload, 2)).peak_bytes, rel=0.1)
+
+
+def test_attention_of_one_sequence_is_traced_without_a_mask_as_it_is_trained(tmp_path: Path) -> None:
+    workload = create(f"hf:{written('llama', tmp_path)}", cache=tmp_path, global_batch_size=4, seq_len=16)
+    workload.prepare()
+    operators = worst_rank(workload, plan({"micro_batch_size": 2}), facts(workload, 1)).operators
+    shapes = [made.shapes for made in operators if "attention_for_cpu.d" in made.name]
+    (query, key, value, *masks) = shapes[0]
+    assert query[1] == 6
+    assert (key[1], value[1], masks) == (
+        2,
+        2,
+        [],
+    )  # with a mask they would be repeated

@@ -36,8 +36,8 @@ def parameters() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_sequence(names: Collection[str]) -> Iterator[None]:
-    """Positions that models of transformers count themselves are those of one sequence, though no tensor without content
-    says so: they would make a mask, and with it attention that no training uses.
+    """Positions that models of transformers count themselves are those of one sequence, which no tensor without content
+    says: they would make a mask, and with it attention that no training uses.
 
     Args:
         names: of a batch; one with positions may hold several sequences in a row.

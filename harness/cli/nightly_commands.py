@@ -6,13 +6,19 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError, UnknownNameError
 from harness.nightly import acknowledge
 from harness.nightly.suite import Suite, load
+
+if TYPE_CHECKING:
+    from harness.machine.hardware import Hardware
+    from harness.sweeps.config import SweepConfig
 
 SUITE, ACKNOWLEDGED = Path("nightly.toml"), Path("nightly-acknowledged.toml")
 FORMATS = ("text", "markdown", "junit", "github", "benchmark", "otava", "json")
@@ -49,8 +55,8 @@ def run(
     seconds = None if deadline is None else parse_duration(deadline)
     config = SweepConfig(
         **trained(suite),
+        world_size=None if suite.knobs is not None else suite.world_size or _ranks(),
         trust_remote_code=suite.trust_remote_code,
-        world_size=suite.world_size or _ranks(),
         results=results,
         reports=reports,
         hardware_label=hardware_label,
@@ -65,7 +71,9 @@ def run(
 def trained(suite: Suite) -> dict[str, Any]:
     """What a suite says is trained, as fields of a configuration."""
     found = suite.request()
-    paths: dict[str, Any] = {name: Path(found[name]).expanduser() for name in ("data", "tokenizer") if name in found}
+    paths: dict[str, Any] = {
+        name: Path(found[name]).expanduser() for name in ("data", "tokenizer", "knobs") if name in found
+    }
     batch = {"global_batch": (found["global_batch"],)} if "global_batch" in found else {}
     return {**found, **paths, **batch}
 
@@ -80,53 +88,32 @@ def _ranks() -> int:
 def _night(
     suite: Suite,
     path: Path | None,
-    config: Any,
+    config: SweepConfig,
     entries: tuple[acknowledge.Acknowledgement, ...],
     seconds: float | None,
     project: Path | None,
     format: str,
     say: Callable[[str], None],
 ) -> int:
-    import strategies
-    from harness import launchers
     from harness.nightly import environment, night, pages
     from harness.nightly.history import History
-    from harness.rank import preload_for
-    from harness.search.feasible import why_not
     from harness.store.store import Store
-    from harness.sweeps.experiment import prepare
-    from harness.sweeps.references import references_of
-    from harness.sweeps.runners import make_runner
 
-    experiment = prepare(config)
-    found_plans = night.plans(suite, experiment)
-    workload = next(iter(experiment.workloads.values()))
-    facts = experiment.facts(workload)
-    reasons = {name: why_not(plan, facts, strategies.registry().values()) for name, plan in found_plans.items()}
-    refused = {name: f"it cannot run here: {reason}" for name, reason in reasons.items() if reason is not None}
-    surroundings = environment.gather(experiment.hardware, project)
-    workload.prepare()
+    making = _script_night if suite.knobs is not None else _recipe_night
+    machine, made = making(suite, config)
+    surroundings = environment.gather(machine, project)
     store, sweep = Store(config.results), f"nightly-{suite.name}"
-    machine = experiment.hardware
     history = History(config.results, suite.name, machine.hardware_id, machine.machine_id)
-    with history.alone(), _resumable(say), launchers.create("local", preload_for(config.workload)) as launcher:
-        launcher.warm_up()
-        runner = make_runner(experiment, launcher, store, sweep)
-        runner.measurement = night.measurement(suite)
-        references = references_of(experiment, runner, say)
-        job = night.NightRun(
-            suite=suite,
-            experiment=experiment,
-            runner=runner,
-            references=references,
-            history=history,
-            environment=surroundings,
-            refused=refused,
-            seconds=seconds,
-            say=say,
-        )
+    common = {
+        "suite": suite,
+        "history": history,
+        "environment": surroundings,
+        "seconds": seconds,
+        "say": say,
+    }
+    with history.alone(), _resumable(say), made(store, sweep, common) as job:
         tonight, findings = job.run(entries)
-    store.merge(experiment.hardware.hardware_id, sweep)
+    store.merge(machine.hardware_id, sweep)
     nights = history.nights()
     before = [n for n in nights if n.night < tonight.night and n.complete]
     changed = environment.changes(before[0].environment, tonight.environment) if before else ()
@@ -137,6 +124,76 @@ def _night(
     for problem in history.problems:
         say(f"warning: {problem}")
     return night.exit_code(findings)
+
+
+Making = Callable[[Any, str, dict[str, Any]], AbstractContextManager[Any]]
+"""(store, sweep, what every night is told) -> the night, with what launches for it."""
+
+
+def _recipe_night(suite: Suite, config: SweepConfig) -> tuple[Hardware, Making]:
+    """The night of a workload, everything checked."""
+    import strategies
+    from harness import launchers
+    from harness.nightly import night
+    from harness.rank import preload_for
+    from harness.search.feasible import why_not
+    from harness.sweeps.experiment import prepare
+    from harness.sweeps.references import references_of
+    from harness.sweeps.runners import make_runner
+
+    experiment = prepare(config)
+    found_plans = night.plans(suite, experiment)
+    workload = next(iter(experiment.workloads.values()))
+    facts = experiment.facts(workload)
+    reasons = {name: why_not(plan, facts, strategies.registry().values()) for name, plan in found_plans.items()}
+    refused = {name: f"it cannot run here: {reason}" for name, reason in reasons.items() if reason is not None}
+
+    @contextlib.contextmanager
+    def made(store: Any, sweep: str, common: dict[str, Any]) -> Iterator[night.NightRun]:
+        workload.prepare()
+        with launchers.create("local", preload_for(config.workload)) as launcher:
+            launcher.warm_up()
+            runner = make_runner(experiment, launcher, store, sweep)
+            runner.measurement = night.measurement(suite)
+            references = references_of(experiment, runner, common["say"])
+            yield night.RecipeNight(
+                experiment=experiment, runner=runner, references=references, refused=refused, **common
+            )
+
+    return experiment.hardware, made
+
+
+def _script_night(suite: Suite, config: SweepConfig) -> tuple[Hardware, Making]:
+    """The night of a script, everything checked."""
+    from harness import launchers
+    from harness.nightly import night
+    from harness.nightly.script_night import ScriptNight
+    from harness.rank import preload_for
+    from harness.sweeps import script_experiment
+    from harness.sweeps.baselines import make_runner
+    from harness.sweeps.config import SweepConfig
+    from harness.sweeps.experiment import prepare
+    from harness.sweeps.runners import make_runner as make_canary_runner
+
+    experiment = script_experiment.prepare(config)
+    for name, settings in suite.plans.items():
+        try:
+            experiment.space.plan(settings)
+        except InputError as error:
+            raise InputError(f"the plan {name!r} of the suite {suite.name!r}: {error}") from None
+    plain = prepare(SweepConfig(workload="gpt-nano", world_size=1, results=config.results, reports=config.reports))
+
+    @contextlib.contextmanager
+    def made(store: Any, sweep: str, common: dict[str, Any]) -> Iterator[night.NightRun]:
+        with launchers.create("local", preload_for("gpt-nano")) as launcher:
+            launcher.warm_up()
+            beside = make_canary_runner(plain, launcher, store, sweep)
+            runner = make_runner(experiment, store, sweep)
+            runner.measurement = night.measurement(suite)
+            canary = partial(night.canary_of, beside, plain)
+            yield ScriptNight(experiment=experiment, runner=runner, canary=canary, **common)
+
+    return experiment.hardware, made
 
 
 @contextlib.contextmanager

@@ -31,6 +31,9 @@ def watch(
     start_deadline: Annotated[str, typer.Option(help="A script without a first step hangs after this.")] = "5m",
     step_deadline: Annotated[str, typer.Option(help="A rank without a sign of life hangs after this.")] = "60s",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    print_alone: Annotated[
+        str | None, typer.Option("--print", help="Print one field of that object alone, such as step_time_s.")
+    ] = None,
 ) -> None:
     """Measure a training script as it stands: step time, samples per second, memory, losses, communication."""
 
@@ -46,6 +49,7 @@ def watch(
             warmup_steps=warmup_steps,
             deadlines=(start_deadline, step_deadline),
             as_json=as_json,
+            alone=print_alone,
         )
 
     guarded(run)

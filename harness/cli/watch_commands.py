@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.guarded import NOTHING_SUCCEEDED
-from harness.errors import InputError
+from harness.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from harness.scripts.knobs_file import KnobsFile
@@ -32,6 +32,7 @@ def watch(
     warmup_steps: int,
     deadlines: tuple[str, str],
     as_json: bool,
+    alone: str | None = None,
 ) -> int:
     """Run a script's command until its steps are known, end it, and print what was seen.
 
@@ -77,11 +78,19 @@ def watch(
         found["plan"] = plan or None
     if found["outcome"] is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
-    if as_json:
+    _show(found, as_json, alone)
+    return 0 if found["outcome"] is Outcome.OK else NOTHING_SUCCEEDED
+
+
+def _show(found: Mapping[str, Any], as_json: bool, alone: str | None) -> None:
+    if alone is not None:
+        if alone not in found:
+            raise UnknownNameError("field of what was seen", alone, found)
+        print(found[alone])
+    elif as_json:
         print(json.dumps(found, default=str))
     else:
         print("\n".join(lines(found)))
-    return 0 if found["outcome"] is Outcome.OK else NOTHING_SUCCEEDED
 
 
 def _script(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from harness.store.records import Role
 from harness.store.standings import USABLE
 from harness.sweeps.experiment import Experiment
 from harness.sweeps.references import References
+from harness.trial.recorder import Result
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
 
@@ -58,14 +60,11 @@ def _plan(suite: Suite, name: str, experiment: Experiment) -> Plan:
 
 
 @dataclass(kw_only=True)
-class NightRun:
-    """Measures and judges one night.
+class NightRun(ABC):
+    """Measures and judges one night, whatever its plans are.
 
     Args:
         suite: what to measure.
-        experiment: its workload on this machine.
-        runner: launches; its sweep is that of the suite.
-        references: what losses are compared with; that of the suite's own workload is known.
         history: where nights are kept.
         environment: versions and settings that numbers depend on.
         refused: plan -> why it cannot run here.
@@ -75,9 +74,6 @@ class NightRun:
     """
 
     suite: Suite
-    experiment: Experiment
-    runner: Runner
-    references: References
     history: History
     environment: dict[str, str]
     refused: dict[str, str] = field(default_factory=dict)
@@ -87,8 +83,28 @@ class NightRun:
 
     def __post_init__(self) -> None:
         self.began = self.clock()
-        self.plans = plans(self.suite, self.experiment)
-        self.workload = next(iter(self.experiment.workloads.values()))
+        self.plans: Mapping[str, Plan] = self._plans()
+
+    @abstractmethod
+    def _plans(self) -> Mapping[str, Plan]:
+        """Those of the suite. Raises InputError."""
+
+    @abstractmethod
+    def _result(self, name: str) -> Result:
+        """Launch a plan and record it."""
+
+    @abstractmethod
+    def _canary(self) -> dict[str, float]:
+        """What a plain program takes on this machine now, in s."""
+
+    @abstractmethod
+    def _seeds(self, names: Sequence[str]) -> list[Session]:
+        """The last losses of plans with other seeds; none where nobody can choose a seed."""
+
+    @property
+    @abstractmethod
+    def rank_memory(self) -> int | None:
+        """What one rank may hold, in B."""
 
     def run(self, entries: Sequence[Acknowledgement]) -> tuple[Night, tuple[Finding, ...]]:
         """Measure, judge and record.
@@ -114,7 +130,7 @@ class NightRun:
             tonight,
             entries,
             lambda names: self._again(tonight, names),
-            self.runner.rank_memory,
+            self.rank_memory,
             self._seeds,
         )
         tonight.verdicts = [finding.to_json() for finding in found]
@@ -155,35 +171,13 @@ class NightRun:
             sessions.append(session)
         return sessions
 
-    def _seeds(self, names: Sequence[str]) -> list[Session]:
-        """The last losses of plans with other seeds, each checked against its own fp32 reference like any launch."""
-        session = Session(purpose=SEEDS)
-        for number in range(1, FEWEST_SEEDS + 1):
-            workload = replace(self.workload, seed=self.workload.seed + number)
-            self.say(f"seed {number} of {FEWEST_SEEDS} of {', '.join(names)}: the versions are new")
-            for name in names:
-                if not self._time_left() or not self._referenced(workload):
-                    return [session]
-                self._launch(session, name, workload, ("loss_last",))
-        return [session]
-
-    def _referenced(self, workload: Workload) -> bool:
-        """Whether there is something to compare the losses of a workload with, or it could be measured."""
-        workload.prepare()
-        try:
-            self.references.prepare(workload)
-        except MeasurementError as error:
-            self.say(f"warning: {error}")
-            return False
-        return True
-
     def _fill(self, tonight: Night, session: Session, names: Sequence[str], *, keep: bool = True) -> None:
         """Launch what a session lacks, in turns, between two runs of the canary."""
         before = self._canary()
         for number, name in self._due(session, names):
             if not self._time_left():
                 break
-            self._launch(session, name, self.workload)
+            self._note(session, name, self._result(name))
             self.say(f"launch {number} of {self.suite.launches}: {name}")
             if keep:
                 self.history.write(tonight)
@@ -200,16 +194,8 @@ class NightRun:
                 elif name in self.refused:
                     session.failures[name] = [self.refused[name]]
 
-    def _launch(
-        self, session: Session, name: str, workload: Workload, metrics: Collection[str] = tuple(METRICS)
-    ) -> None:
-        plan, facts = self.plans[name], self.experiment.facts(workload)
-        twin = self.references.twin(plan, workload)
-        known = self.references.columns(workload, twin)
-        if twin is not None and not twin.passed:
-            result = self.runner.refuse(plan, workload, str(twin.reason), None, known, twin.outcome, Role.NIGHTLY)
-        else:
-            result = self.runner.run(plan, workload, facts, role=Role.NIGHTLY, expected=known)
+    def _note(self, session: Session, name: str, result: Result, metrics: Collection[str] = tuple(METRICS)) -> None:
+        """What a launch came to, in its session."""
         session.trials.setdefault(name, []).append(result.trial_id)
         row = result.row
         if row["outcome"] not in USABLE:
@@ -221,15 +207,78 @@ class NightRun:
             if row.get(metric) is not None:
                 values.setdefault(metric, []).append(float(row[metric]))
 
-    def _canary(self) -> dict[str, float]:
-        alone = self.experiment.reference_plan(self.workload)
-        found: dict[str, Any] | None = self.runner.apart(
-            alone, self.workload, self.experiment.facts(self.workload, 1), canary.main, canary.FILE
-        )
-        return {name: float(value) for name, value in (found or {}).items()}
-
     def _time_left(self) -> bool:
         return self.seconds is None or self.clock() - self.began < self.seconds
+
+
+@dataclass(kw_only=True)
+class RecipeNight(NightRun):
+    """A night of a workload.
+
+    Args:
+        experiment: the workload on this machine.
+        runner: launches; its sweep is that of the suite.
+        references: what losses are compared with; that of the suite's own workload is known.
+    """
+
+    experiment: Experiment
+    runner: Runner
+    references: References
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.workload = next(iter(self.experiment.workloads.values()))
+
+    def _plans(self) -> Mapping[str, Plan]:
+        return plans(self.suite, self.experiment)
+
+    @property
+    def rank_memory(self) -> int | None:
+        return self.runner.rank_memory
+
+    def _result(self, name: str) -> Result:
+        return self._of(name, self.workload)
+
+    def _of(self, name: str, workload: Workload) -> Result:
+        plan, facts = self.plans[name], self.experiment.facts(workload)
+        twin = self.references.twin(plan, workload)
+        known = self.references.columns(workload, twin)
+        if twin is not None and not twin.passed:
+            return self.runner.refuse(plan, workload, str(twin.reason), None, known, twin.outcome, Role.NIGHTLY)
+        return self.runner.run(plan, workload, facts, role=Role.NIGHTLY, expected=known)
+
+    def _seeds(self, names: Sequence[str]) -> list[Session]:
+        """The last losses of plans with other seeds, each checked against its own fp32 reference like any launch."""
+        session = Session(purpose=SEEDS)
+        for number in range(1, FEWEST_SEEDS + 1):
+            workload = replace(self.workload, seed=self.workload.seed + number)
+            self.say(f"seed {number} of {FEWEST_SEEDS} of {', '.join(names)}: the versions are new")
+            for name in names:
+                if not self._time_left() or not self._referenced(workload):
+                    return [session]
+                self._note(session, name, self._of(name, workload), ("loss_last",))
+        return [session]
+
+    def _referenced(self, workload: Workload) -> bool:
+        """Whether there is something to compare the losses of a workload with, or it could be measured."""
+        workload.prepare()
+        try:
+            self.references.prepare(workload)
+        except MeasurementError as error:
+            self.say(f"warning: {error}")
+            return False
+        return True
+
+    def _canary(self) -> dict[str, float]:
+        return canary_of(self.runner, self.experiment)
+
+
+def canary_of(runner: Runner, experiment: Experiment) -> dict[str, float]:
+    """What a plain program takes here now, in s, by part."""
+    workload = next(iter(experiment.workloads.values()))
+    alone, facts = experiment.reference_plan(workload), experiment.facts(workload, 1)
+    found: dict[str, Any] | None = runner.apart(alone, workload, facts, canary.main, canary.FILE)
+    return {name: float(value) for name, value in (found or {}).items()}
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

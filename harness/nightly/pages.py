@@ -79,7 +79,7 @@ def commands(suite: Suite, path: Path | None, findings: Iterable[Finding]) -> li
         if finding.verdict == "CONFIRMED":
             named = f"{finding.plan} {finding.metric}"
             found.append((f"Accept {named}", f'python -m harness nightly ack {named} --because "..."{_option(path)}'))
-            found.append((f"Run {finding.plan} once", f"python -m harness run {_settings(suite, finding.plan)}"))
+            found.append((f"Run {finding.plan} once", f"python -m harness {_settings(suite, finding.plan)}"))
     return found
 
 
@@ -88,10 +88,18 @@ def _option(path: Path | None) -> str:
 
 
 def _settings(suite: Suite, plan: str) -> str:
-    words = [f"--workload {shlex.quote(suite.workload)}"] if suite.workload else []
-    words += [f"--world-size {suite.world_size}"] if suite.world_size else []
-    settings = suite.settings(plan).items()
-    return " ".join([*words, *(f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in settings)])
+    """The command and its options that run a plan once."""
+    pairs = suite.settings(plan).items()
+    settings = [f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in pairs]
+    if suite.knobs is not None:
+        command = [f"-- {suite.script}"] if suite.script else []
+        return " ".join(["watch", f"--knobs {shlex.quote(suite.knobs)}", *settings, *command])
+    trained = suite.request() | ({"world_size": suite.world_size} if suite.world_size else {})
+    words = [
+        f"--{name.replace('_', '-')}{'' if value is True else f' {shlex.quote(str(value))}'}"
+        for name, value in trained.items()
+    ]
+    return " ".join(["run", *words, *settings])
 
 
 def _judged(finding: Finding) -> Judged:

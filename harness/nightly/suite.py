@@ -66,7 +66,18 @@ METRICS: Mapping[str, Metric] = {
 DEFAULT_METRICS = ("step_time_s", "setup_s", "peak_memory_bytes", "loss_last")
 
 
-REQUEST = ("workload", "data", "field", "tokenizer", "seq_len", "global_batch", "seed", "keep_dropout")
+REQUEST = (
+    "workload",
+    "script",
+    "knobs",
+    "data",
+    "field",
+    "tokenizer",
+    "seq_len",
+    "global_batch",
+    "seed",
+    "keep_dropout",
+)
 """Fields that say what is trained."""
 
 
@@ -83,6 +94,10 @@ class Suite:
     """To be raised by whoever changes what a plan's name stands for."""
     workload: str | None = None
     """None: the default workload of the machine."""
+    script: str | None = None
+    """The command of a script in place of a workload; None: that of the knobs file, if there is one."""
+    knobs: str | None = None
+    """Knobs file of a script; its plans are tables of those knobs."""
     data: str | None = None
     """What follows are options of a sweep; paths are meant from where the nightly runs, as those of a sweep are."""
     field: str | None = None
@@ -123,11 +138,15 @@ class Suite:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} of a suite must be at least {low}, but got {getattr(self, name)}")
+        if self.script is not None and self.knobs is None:
+            raise InputError(f"the suite {self.name!r} has a script and no knobs; add the file that says what they are")
         if self.baseline_nights > 60:
             raise InputError(f"baseline_nights of a suite must be at most 60, but got {self.baseline_nights}")
 
     def settings(self, plan: str) -> dict[str, Setting]:
         """The knobs of a plan in the words of this version, the others at their defaults."""
+        if self.knobs is not None:
+            return dict(self.plans[plan])
         return upgraded(self.plans[plan], self.schema_version)
 
     def floor(self, metric: str) -> float:
@@ -200,7 +219,7 @@ def parse(values: Mapping[str, Any], where: str) -> Suite:
             ("version", "schema_version", "world_size", "launches", "steps", "sessions", "baseline_nights"), int
         ),
         **dict.fromkeys(("seq_len", "global_batch", "seed"), int),
-        **dict.fromkeys(("name", "workload", "data", "field", "tokenizer"), str),
+        **dict.fromkeys(("name", "workload", "script", "knobs", "data", "field", "tokenizer"), str),
         "keep_dropout": bool,
         **dict.fromkeys(("plans", "floors"), dict),
         "trust_remote_code": bool,

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from harness.cli import commands
-from harness.cli import knobs as cli_knobs
+from harness.cli import knobs_init as cli_knobs
 from harness.cli import nightly as cli_nightly
 from harness.cli import predict as cli_predict
 from harness.cli import watch as cli_watch

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for folder in ("harness", "strategies") for path in sorted((ROOT / folder).rglob("*.py"))]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("examples/*/README.md")])
 HEAVY = {"torch", "optuna", "pandas", "plotly"}
 
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -198,7 +198,7 @@ def test_every_room_is_there_and_described_where_contributors_look() -> None:
 @pytest.mark.parametrize("document", [path.relative_to(ROOT).as_posix() for path in DOCUMENTS])
 def test_documents_name_files_and_modules_that_are_there(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    paths = set(re.findall(r"(?<![\w/.-])((?:harness|strategies|tests|benchmarks)/[\w/.-]*\w)", text))
+    paths = set(re.findall(r"(?<![\w/.-])((?:harness|strategies|tests|benchmarks|examples)/[\w/.-]*\w)", text))
     assert {path for path in paths if not (ROOT / path).exists()} == set()
     modules = set(re.findall(r"(?<![\w./])((?:harness|strategies)(?:\.[a-z_]+)+)", text)) - GROUPS
     assert {module for module in modules if module not in MODULES and module.rpartition(".")[0] not in MODULES} == set()

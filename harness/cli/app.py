@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from harness.cli import commands
+from harness.cli import knobs_init as cli_knobs
 from harness.cli import nightly as cli_nightly
 from harness.cli import predict as cli_predict
 from harness.cli import watch as cli_watch
@@ -33,6 +34,7 @@ app = typer.Typer(
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the results folder.")
 app.add_typer(store_app, name="store")
 app.add_typer(cli_nightly.app, name="nightly")
+app.add_typer(cli_knobs.app, name="knobs")
 cli_predict.register(app)
 cli_watch.register(app)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-COMMANDS = ("sweep", "run", "report", "compare", "nightly", "predict", "replay", "watch", "store", "doctor")
+COMMANDS = ("sweep", "run", "report", "compare", "nightly", "predict", "replay", "watch", "knobs", "store", "doctor")
 """The main job first."""
 TRAIN, SEARCH, LONG, MEASURE, RESULTS = (
     "What to train",

@@ -323,7 +323,8 @@ def _check(found: KnobsFile) -> None:
         *(e.value.names for e in found.knobs.values() if e.value), *(e.when for e in found.knobs.values())
     )
     for name, each in found.knobs.items():
-        if name not in needed and not each.into:
+        recorded = each.value is not None and each.means  # it tells what a plan is
+        if name not in needed and not each.into and not recorded:
             raise InputError(
                 f"the knob {name} goes nowhere: no placeholder {{{name}}}, no into, and no knob follows from it"
             )

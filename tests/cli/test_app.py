@@ -220,7 +220,19 @@ def test_the_version_is_printed() -> None:
 def test_the_main_job_stands_first_and_every_command_where_it_is_needed() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     commands = re.findall(r"^  ([a-z]+) {2,}[A-Z]", text.partition("Commands:")[2], re.M)
-    assert commands == ["sweep", "run", "report", "compare", "nightly", "predict", "replay", "watch", "store", "doctor"]
+    assert commands == [
+        "sweep",
+        "run",
+        "report",
+        "compare",
+        "nightly",
+        "predict",
+        "replay",
+        "watch",
+        "knobs",
+        "store",
+        "doctor",
+    ]
 
 
 def test_every_option_of_a_sweep_stands_in_its_group() -> None:

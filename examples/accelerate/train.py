@@ -18,7 +18,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     asked = parser.parse_args()
 
-    accelerator = Accelerator(gradient_accumulation_steps=asked.accumulation)
+    # Without cpu=True processes that find no GPU would train on their own, each for itself.
+    accelerator = Accelerator(gradient_accumulation_steps=asked.accumulation, cpu=not torch.cuda.is_available())
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(4096, 64), torch.randn(4096, 1))
     loader = DataLoader(data, asked.batch_size, num_workers=asked.workers, drop_last=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
+    # Without --use_cpu processes that find no GPU would train on their own, each for itself.
+    words = [*sys.argv[1:], *([] if torch.cuda.is_available() else ["--use_cpu"])]
+    (arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(words)
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=128

@@ -81,5 +81,9 @@ def test_an_example_is_swept_by_the_command_of_its_page(name: str, tmp_path: Pat
     seen = [json.loads(text) for text in trials["seen"]]
     assert all(each["engines"] == ENGINES.get(name, []) for each in seen)
     assert all(row["backwards_per_step"] == made for row, made in zip(seen, trials["grad_accumulation"], strict=True))
+    sent = [json.loads(text) for text in trials["comm_by_collective"]]
+    assert all(
+        sum(volume for volume, _ in each.values()) > 0 for each in sent
+    )  # one training, not two beside each other
     assert answer["winner"]["tokens_per_s"] > 0
     assert Path(answer["report"]).is_file()

@@ -58,9 +58,18 @@ def init(
     results: Results = Path("results"),
     output: Annotated[Path, typer.Option(help="File to write.")] = commands.SUITE,
     name: Annotated[str, typer.Option(help="Name of the suite.")] = "nightly",
+    script: Annotated[
+        str | None, typer.Option(help="Command of a script, {name} for each knob; instead of a sweep.")
+    ] = None,
+    knobs: Annotated[
+        Path | None, typer.Option(help="TOML file with a script's knobs; it may have the command.")
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="A script's knob, NAME=VALUE; may be repeated.")
+    ] = None,
 ) -> None:
-    """Make a suite from a sweep: its winner, and the best of each strategy."""
-    guarded(lambda: commands.init(sweep, results, output, name))
+    """Make a suite from a sweep: its winner, and the best of each strategy; or of a script as it stands."""
+    guarded(lambda: commands.init(sweep, results, output, name, (script, knobs, set or [])))
 
 
 @app.command(

@@ -50,7 +50,7 @@ def run(
     config = SweepConfig(
         workload=suite.workload,
         trust_remote_code=suite.trust_remote_code,
-        world_size=suite.world_size or _ranks(),
+        world_size=suite.world_size or (None if suite.knobs else _ranks()),
         results=results,
         reports=reports,
         hardware_label=hardware_label,
@@ -79,46 +79,22 @@ def _night(
     format: str,
     say: Callable[[str], None],
 ) -> int:
-    import strategies
-    from harness import launchers
     from harness.nightly import environment, night, pages
     from harness.nightly.history import History
-    from harness.rank import preload_for
-    from harness.search.feasible import why_not
     from harness.store.store import Store
-    from harness.sweeps.experiment import prepare
-    from harness.sweeps.references import references_of
-    from harness.sweeps.runners import make_runner
 
-    experiment = prepare(config)
-    found_plans = night.plans(suite, experiment)
-    workload = next(iter(experiment.workloads.values()))
-    facts = experiment.facts(workload)
-    reasons = {name: why_not(plan, facts, strategies.registry().values()) for name, plan in found_plans.items()}
-    refused = {name: f"it cannot run here: {reason}" for name, reason in reasons.items() if reason is not None}
-    surroundings = environment.gather(experiment.hardware, project)
-    workload.prepare()
+    prepared = _prepared(suite, path, config)
+    machine = prepared.hardware
+    surroundings = environment.gather(machine, project or prepared.repository)
+    prepared.get_ready()
     store, sweep = Store(config.results), f"nightly-{suite.name}"
-    machine = experiment.hardware
     history = History(config.results, suite.name, machine.hardware_id, machine.machine_id)
-    with history.alone(), _resumable(say), launchers.create("local", preload_for(config.workload)) as launcher:
-        launcher.warm_up()
-        runner = make_runner(experiment, launcher, store, sweep)
-        runner.measurement = night.measurement(suite)
-        references = references_of(experiment, runner, say)
-        job = night.NightRun(
-            suite=suite,
-            experiment=experiment,
-            runner=runner,
-            references=references,
-            history=history,
-            environment=surroundings,
-            refused=refused,
-            seconds=seconds,
-            say=say,
-        )
+    around = night.Surroundings(
+        store=store, sweep=sweep, history=history, environment=surroundings, seconds=seconds, say=say
+    )
+    with history.alone(), _resumable(say), prepared.opened(around) as job:
         tonight, findings = job.run(entries)
-    store.merge(experiment.hardware.hardware_id, sweep)
+    store.merge(machine.hardware_id, sweep)
     nights = history.nights()
     before = [n for n in nights if n.night < tonight.night and n.complete]
     changed = environment.changes(before[0].environment, tonight.environment) if before else ()
@@ -129,6 +105,17 @@ def _night(
     for problem in history.problems:
         say(f"warning: {problem}")
     return night.exit_code(findings)
+
+
+def _prepared(suite: Suite, path: Path | None, config: Any) -> Any:
+    """What a suite trains, checked on this machine."""
+    if suite.knobs is None:
+        from harness.nightly.recipe_night import Recipe
+
+        return Recipe(suite, config)
+    from harness.nightly.script_night import Script
+
+    return Script(suite, path, config)
 
 
 @contextlib.contextmanager
@@ -177,18 +164,39 @@ def _text(tonight: Any, findings: Any, changed: Any, page: Path) -> str:
     return fmt.plain("\n".join([*lines, f"page      {page}"])) + "\n"
 
 
-def init(sweep: str | None, results: Path, output: Path, name: str) -> int:
-    """Write a suite from a sweep."""
-    from harness.cli.commands import chosen
-    from harness.nightly.init import from_sweep, write
-    from harness.store.store import Store
+def init(
+    sweep: str | None, results: Path, output: Path, name: str, script: tuple[str | None, Path | None, list[str]]
+) -> int:
+    """Write a suite from a sweep, or of a script: (its command, the file of its knobs, settings of some)."""
+    from harness.nightly.init import write
 
-    store = Store(results)
-    hardware_id, found = chosen(store, sweep)
-    suite = from_sweep(store, hardware_id, found, name)
+    suite = _made(sweep, results, output, name, *script)
     write(suite, output)
     print(f"{output}: {', '.join(suite.plans)}")
     return 0
+
+
+def _made(
+    sweep: str | None, results: Path, output: Path, name: str, command: str | None, knobs: Path | None, pairs: list[str]
+) -> Suite:
+    from harness.cli.commands import chosen
+    from harness.nightly import script_suite
+    from harness.nightly.init import from_sweep
+    from harness.store.store import Store
+
+    if knobs is None and (command is not None or pairs):
+        raise InputError("--script and --set need --knobs, the file that says what can be turned about a script")
+    if sweep is not None and (command is not None or pairs):
+        raise InputError("a sweep says the command and the settings itself; leave out --script and --set, or the sweep")
+    if sweep is None and knobs is not None:
+        return script_suite.pinned(knobs, command, pairs, name, output)
+    store = Store(results)
+    hardware_id, found = chosen(store, sweep)
+    if "script" in store.sweep_info(hardware_id, found):
+        return script_suite.of_sweep(store, hardware_id, found, name, output, knobs)
+    if knobs is not None:
+        raise InputError(f"the sweep {found!r} is not of a script; leave out --knobs")
+    return from_sweep(store, hardware_id, found, name)
 
 
 def ack(plan: str, metric: str, because: str, path: Path | None, acknowledged: Path, results: Path) -> int:

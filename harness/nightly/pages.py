@@ -13,6 +13,7 @@ from harness.nightly.environment import Change
 from harness.nightly.findings import Finding
 from harness.nightly.history import History, Night
 from harness.nightly.outputs import ORDER, headline, sorted_findings
+from harness.nightly.script_suite import knobs_path
 from harness.nightly.suite import Suite
 from harness.report.document import write
 from harness.report.nightly.nights_page import render, render_index
@@ -79,7 +80,7 @@ def commands(suite: Suite, path: Path | None, findings: Iterable[Finding]) -> li
         if finding.verdict == "CONFIRMED":
             named = f"{finding.plan} {finding.metric}"
             found.append((f"Accept {named}", f'python -m harness nightly ack {named} --because "..."{_option(path)}'))
-            found.append((f"Run {finding.plan} once", f"python -m harness run {_settings(suite, finding.plan)}"))
+            found.append((f"Run {finding.plan} once", f"python -m harness {_once(suite, path, finding.plan)}"))
     return found
 
 
@@ -87,11 +88,16 @@ def _option(path: Path | None) -> str:
     return "" if path is None else f" --suite {shlex.quote(str(path))}"
 
 
-def _settings(suite: Suite, plan: str) -> str:
+def _once(suite: Suite, path: Path | None, plan: str) -> str:
+    settings = " ".join(
+        f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in suite.settings(plan).items()
+    )
+    if suite.knobs is not None:
+        command = f" -- {suite.script}" if suite.script else ""
+        return f"watch --knobs {shlex.quote(str(knobs_path(suite, path)))} {settings}{command}"
     words = [f"--workload {shlex.quote(suite.workload)}"] if suite.workload else []
     words += [f"--world-size {suite.world_size}"] if suite.world_size else []
-    settings = suite.settings(plan).items()
-    return " ".join([*words, *(f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in settings)])
+    return " ".join(["run", *words, settings])
 
 
 def _judged(finding: Finding) -> Judged:

@@ -91,6 +91,12 @@ class Suite:
     """That confirm a suspicion, each with as many launches of the suspected plans."""
     baseline_nights: int = 30
     """After so many nights the baseline is frozen."""
+    knobs: str | None = None
+    """File that says what the plans' settings are of a script, from the suite's own folder; None: of a workload."""
+    script: str | None = None
+    """The script's command; None: the one in the file of its knobs."""
+    reference: str | None = None
+    """The plan of a script that the others must agree with in their first losses; None: the first one."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
     floors: Mapping[str, float] = field(default_factory=dict)
     """Metric -> smallest relative change that counts, where it is not the metric's own."""
@@ -110,11 +116,14 @@ class Suite:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} of a suite must be at least {low}, but got {getattr(self, name)}")
+        _check_script(self)
         if self.baseline_nights > 60:
             raise InputError(f"baseline_nights of a suite must be at most 60, but got {self.baseline_nights}")
 
     def settings(self, plan: str) -> dict[str, Setting]:
         """The knobs of a plan in the words of this version, the others at their defaults."""
+        if self.knobs is not None:
+            return dict(self.plans[plan])
         return upgraded(self.plans[plan], self.schema_version)
 
     def floor(self, metric: str) -> float:
@@ -124,7 +133,8 @@ class Suite:
     def identity(self, plan: str) -> str:
         """What nights must have in common to be compared for a plan: its settings, and how it is measured."""
         parts = [self.version, self.workload, self.world_size, self.steps, dict(self.plans[plan])]
-        parts += [self.schema_version] if self.schema_version >= ONE_UNIT else []
+        parts += [self.schema_version] if self.schema_version >= ONE_UNIT and self.knobs is None else []
+        parts += ["script", self.script] if self.knobs is not None else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_toml(self) -> str:
@@ -137,6 +147,9 @@ class Suite:
                 "schema_version",
                 "workload",
                 "world_size",
+                "script",
+                "knobs",
+                "reference",
                 "launches",
                 "steps",
                 "sessions",
@@ -151,6 +164,20 @@ class Suite:
         for name, settings in self.plans.items():
             lines += ["", f"[plans.{json.dumps(name)}]", *(f"{knob} = {json.dumps(v)}" for knob, v in settings.items())]
         return "\n".join(lines) + "\n"
+
+
+def _check_script(suite: Suite) -> None:
+    """Refuse a suite that is half of a script and half of a workload."""
+    if suite.knobs is None:
+        for name in ("script", "reference"):
+            if getattr(suite, name) is not None:
+                raise InputError(f"{name} of a suite says nothing without knobs, the file of a script's knobs")
+        return
+    for name in ("workload", "world_size", "trust_remote_code"):
+        if getattr(suite, name):
+            raise InputError(f"{name} of a suite says nothing of a script; its knobs do")
+    if suite.reference is not None and suite.reference not in suite.plans:
+        raise UnknownNameError("plan of the suite", suite.reference, suite.plans)
 
 
 def load(path: Path) -> Suite:
@@ -180,7 +207,7 @@ def parse(values: Mapping[str, Any], where: str) -> Suite:
         **dict.fromkeys(
             ("version", "schema_version", "world_size", "launches", "steps", "sessions", "baseline_nights"), int
         ),
-        **dict.fromkeys(("name", "workload"), str),
+        **dict.fromkeys(("name", "workload", "script", "knobs", "reference"), str),
         **dict.fromkeys(("plans", "floors"), dict),
         "trust_remote_code": bool,
         "metrics": list,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +9,11 @@ from typing import Any
 from harness.errors import InputError, MeasurementError
 from harness.store import standings
 from harness.store.records import Outcome, Role
+from harness.sweeps import script_baseline
 from harness.sweeps.script_experiment import APART, MAIN, ScriptExperiment, kernels
 from harness.sweeps.sweep import Sweep
-from harness.trial import numerics
-from harness.trial.numerics import Curve
 from harness.trial.script_runner import Baseline, ScriptRunner
 
-LAUNCHES = 2
-"""Of the baseline: what they differ by is no fault of a plan."""
-ATTEMPTS = 3
-"""How often one is begun that the system takes away each time."""
 REPEATABLE = 1e-6
 """Relative difference of two launches that is rounding."""
 
@@ -55,10 +49,10 @@ class ScriptSweep(Sweep):
         """The script as it stood, launched twice."""
         known = [row for row in self._rows() if row["role"] == Role.BASELINE and row["outcome"] in standings.USABLE]
         if known:
-            self._runner.baseline = self._baseline(known[:LAUNCHES])
+            self._runner.baseline = self._baseline(known[: script_baseline.LAUNCHES])
         else:
             self.display.message("the script as it stood, launched twice: what its other plans are compared with")
-        while len(known) < LAUNCHES:
+        while len(known) < script_baseline.LAUNCHES:
             known.append(self._launch(first=not known))
             self._runner.baseline = self._baseline(known)
         baseline, limit = self._runner.baseline, self.experiment.script.tolerance
@@ -75,7 +69,7 @@ class ScriptSweep(Sweep):
 
     def _launch(self, *, first: bool) -> dict[str, Any]:
         plan, workload = self.experiment.space.baseline, self.experiment.workloads[MAIN]
-        for _ in range(ATTEMPTS):
+        for _ in range(script_baseline.ATTEMPTS):
             result = self._runner.run(plan, workload, None, 0 if first else None, role=Role.BASELINE)
             self.launches.note(result, plan)
             if result.outcome is not Outcome.PREEMPTED:
@@ -95,33 +89,7 @@ class ScriptSweep(Sweep):
         return result.row
 
     def _baseline(self, rows: list[dict[str, Any]]) -> Baseline:
-        one, *others = (self._curve(row["trial_id"]) for row in rows)
-        steps = self.experiment.measurement.warmup_steps
-        noise = max((numerics.within(one, other, 1.0, steps).max_rel_error for other in others), default=math.inf)
-        self.store.write_reference(rows[0]["workload_id"], self._reference(rows[0]["trial_id"]))
-        return Baseline(curve=one, noise=noise, samples_per_step=rows[0]["samples_per_step"])
-
-    def _steps(self, trial_id: str) -> Any:
-        steps = self.store.steps(self.name, self.hardware_id)
-        return steps[steps["trial_id"] == trial_id].groupby("step")[["loss", "grad_norm", "step_time_s"]].mean()
-
-    def _curve(self, trial_id: str) -> Curve:
-        means = self._steps(trial_id)
-        losses, norms = (list(means[name].dropna()) for name in ("loss", "grad_norm"))
-        return Curve(losses, norms, "baseline", "the baseline")
-
-    def _reference(self, trial_id: str) -> list[dict[str, Any]]:
-        means = self._steps(trial_id).dropna(subset=["loss"])
-        return [
-            {
-                "step": int(step),
-                "loss": float(row["loss"]),
-                "grad_norm": None if row["grad_norm"] != row["grad_norm"] else float(row["grad_norm"]),
-                "step_time_s": float(row["step_time_s"]),
-                "arithmetic": "the baseline's",
-            }
-            for step, row in means.iterrows()
-        ]
+        return script_baseline.of(self.store, self.hardware_id, self.name, rows, kept=True)
 
     def _about(self) -> dict[str, Any]:
         made = self.experiment

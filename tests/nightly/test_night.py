@@ -12,7 +12,8 @@ import pytest
 from harness.errors import InputError, MeasurementError
 from harness.nightly.findings import Verdict
 from harness.nightly.history import CONFIRM, History
-from harness.nightly.night import NightRun, measurement, plans
+from harness.nightly.night import measurement
+from harness.nightly.recipe_night import RecipeNight, plans
 from harness.nightly.suite import Suite
 from harness.plan import complete
 from harness.trial.recorder import Result
@@ -69,7 +70,7 @@ class FakeRunner:
         return {"product_s": 0.01, "copy_s": 0.02}
 
 
-def night_run(tmp_path: Path, runner: FakeRunner, suite: Suite = SUITE, **options: Any) -> NightRun:
+def night_run(tmp_path: Path, runner: FakeRunner, suite: Suite = SUITE, **options: Any) -> RecipeNight:
     workload = gpt()
     experiment: Any = SimpleNamespace(
         workloads={workload.global_batch_size: workload},
@@ -79,7 +80,7 @@ def night_run(tmp_path: Path, runner: FakeRunner, suite: Suite = SUITE, **option
     )
     history = History(tmp_path, suite.name, "hw")
     given: dict[str, Any] = {"environment": {"torch": "2.13"}, "runner": runner, "references": runner, **options}
-    return NightRun(suite=suite, experiment=experiment, history=history, **given)
+    return RecipeNight(suite=suite, experiment=experiment, history=history, **given)
 
 
 def test_plans_are_launched_in_turns_between_two_canaries(tmp_path: Path) -> None:

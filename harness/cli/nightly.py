@@ -112,11 +112,20 @@ def install(
 def bisect(
     good: Annotated[str, typer.Option(help="A revision that was fast.")],
     bad: Annotated[str, typer.Option(help="A revision that is slow.")],
-    measure: Annotated[str, typer.Option(help="Command whose last printed number is to be small.")],
-    project: Annotated[Path, typer.Option(help="Git working tree.")] = Path(),
+    measure: Annotated[
+        str | None,
+        typer.Option(help="Command whose last printed number is to be small; else a plan of a script's suite."),
+    ] = None,
+    project: Annotated[
+        Path | None, typer.Option(help="Git working tree; here, or that of the suite's script, if left out.")
+    ] = None,
     build: Annotated[str, typer.Option(help="Command that builds a revision.")] = "",
     runs: Annotated[int, typer.Option(help="Of each side in a comparison.")] = 6,
     floor: Annotated[str, typer.Option(help="Smallest slowdown that counts.")] = "2%",
+    suite: SuiteOption = None,
+    plan: Annotated[str | None, typer.Option(help="Plan of the suite; may be left out where there is one.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Of the plan. [default: step_time_s]")] = None,
 ) -> None:
     """Find the commit of your project that made it slower: good and bad are measured in turns."""
-    guarded(lambda: commands.bisect(good, bad, project, build, measure, runs, floor))
+    of_suite = (suite, plan, metric)
+    guarded(lambda: commands.bisect(good, bad, project, build, measure, runs, floor, of_suite))

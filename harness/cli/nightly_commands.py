@@ -251,15 +251,39 @@ def install(form: str, path: Path | None, time: str, deadline: str, write: bool)
     return 0
 
 
-def bisect(good: str, bad: str, project: Path, build: str, measure: str, runs: int, floor: str) -> int:
-    """Find the commit that made a plan slower."""
+def bisect(
+    good: str,
+    bad: str,
+    project: Path | None,
+    build: str,
+    measure: str | None,
+    runs: int,
+    floor: str,
+    of_suite: tuple[Path | None, str | None, str | None],
+) -> int:
+    """Find the commit that made a plan slower; of a suite of a script: (its file, the plan, the metric)."""
+    from harness.nightly import script_bisect
     from harness.nightly.bisect import Bisect
     from harness.sweeps.config import parse_share
 
     if runs < 4:
         raise InputError(f"runs must be at least 4, but got {runs}")
+    measured: Any = measure
+    if measure is None:
+        path, plan, metric = of_suite
+        measured = script_bisect.of_suite(*suite_of(path), plan, metric or "step_time_s")
+        if project is not None and project.resolve() != measured.project:
+            raise InputError(f"the script of the suite is in {measured.project}, not in {project}; leave out --project")
+        project = measured.project
+    elif given := [name for name, value in zip(("suite", "plan", "metric"), of_suite, strict=True) if value]:
+        raise InputError(f"--{given[0]} says what is measured instead of --measure; leave one of them out")
     job = Bisect(
-        project, build, measure, runs, parse_share(floor, "floor"), say=lambda text: print(text, file=sys.stderr)
+        project or Path(),
+        build,
+        measured,
+        runs,
+        parse_share(floor, "floor"),
+        say=lambda text: print(text, file=sys.stderr),
     )
     found = job.find(good, bad)
     if isinstance(found, str):

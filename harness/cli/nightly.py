@@ -93,15 +93,19 @@ def install(
     cron: Annotated[bool, typer.Option("--cron", help="A crontab.")] = False,
     systemd: Annotated[bool, typer.Option("--systemd", help="A user service and its timer.")] = False,
     github: Annotated[bool, typer.Option("--github", help="A workflow for a runner of your own.")] = False,
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="A workflow that judges each pull request by the nights.")
+    ] = False,
     slurm: Annotated[bool, typer.Option("--slurm", help="A batch script that queues the next night.")] = False,
     time: Annotated[str, typer.Option(help="When, HH:MM.")] = "01:00",
     deadline: Annotated[str, typer.Option(help="Of the whole night.")] = "2h",
     write: Annotated[bool, typer.Option("--write", help="Put it where it belongs instead of printing alone.")] = False,
 ) -> None:
     """Print the unit that runs the suite every night."""
-    forms = [name for name, chosen in locals().items() if name in ("cron", "systemd", "github", "slurm") and chosen]
+    named = {"cron": cron, "systemd": systemd, "github": github, "pull_request": pull_request, "slurm": slurm}
+    forms = [name for name, chosen in named.items() if chosen]
     if len(forms) != 1:
-        raise typer.BadParameter("choose one of --cron, --systemd, --github and --slurm")
+        raise typer.BadParameter("choose one of --cron, --systemd, --github, --pull-request and --slurm")
     guarded(lambda: commands.install(forms[0], suite, time, deadline, write))
 
 

@@ -17,6 +17,12 @@ setup_s = 0.10
 [plans.winner]
 data_parallel = "zero2"
 micro_batch_size = 4
+
+Of a script it has these instead of a workload and a world size, and its plans are settings of the script's knobs:
+
+knobs = "bench/knobs.toml"  # from the suite's own folder
+script = "torchrun --nproc-per-node 2 train.py --bs {bs}"       # the one in the knobs file if it is left out
+reference = "as-it-stands"  # the plan that the others must train alike with; the first one if it is left out
 """
 
 from __future__ import annotations

@@ -58,9 +58,18 @@ def init(
     results: Results = Path("results"),
     output: Annotated[Path, typer.Option(help="File to write.")] = commands.SUITE,
     name: Annotated[str, typer.Option(help="Name of the suite.")] = "nightly",
+    script: Annotated[
+        str | None, typer.Option(help="Command of a script, {name} for each knob; instead of a sweep.")
+    ] = None,
+    knobs: Annotated[
+        Path | None, typer.Option(help="TOML file with a script's knobs; it may have the command.")
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="A script's knob, NAME=VALUE; may be repeated.")
+    ] = None,
 ) -> None:
-    """Make a suite from a sweep: its winner, and the best of each strategy."""
-    guarded(lambda: commands.init(sweep, results, output, name))
+    """Make a suite from a sweep: its winner, and the best of each strategy; or of a script as it stands."""
+    guarded(lambda: commands.init(sweep, results, output, name, (script, knobs, set or [])))
 
 
 @app.command(
@@ -84,15 +93,19 @@ def install(
     cron: Annotated[bool, typer.Option("--cron", help="A crontab.")] = False,
     systemd: Annotated[bool, typer.Option("--systemd", help="A user service and its timer.")] = False,
     github: Annotated[bool, typer.Option("--github", help="A workflow for a runner of your own.")] = False,
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="A workflow that judges each pull request by the nights.")
+    ] = False,
     slurm: Annotated[bool, typer.Option("--slurm", help="A batch script that queues the next night.")] = False,
     time: Annotated[str, typer.Option(help="When, HH:MM.")] = "01:00",
     deadline: Annotated[str, typer.Option(help="Of the whole night.")] = "2h",
     write: Annotated[bool, typer.Option("--write", help="Put it where it belongs instead of printing alone.")] = False,
 ) -> None:
     """Print the unit that runs the suite every night."""
-    forms = [name for name, chosen in locals().items() if name in ("cron", "systemd", "github", "slurm") and chosen]
+    named = {"cron": cron, "systemd": systemd, "github": github, "pull_request": pull_request, "slurm": slurm}
+    forms = [name for name, chosen in named.items() if chosen]
     if len(forms) != 1:
-        raise typer.BadParameter("choose one of --cron, --systemd, --github and --slurm")
+        raise typer.BadParameter("choose one of --cron, --systemd, --github, --pull-request and --slurm")
     guarded(lambda: commands.install(forms[0], suite, time, deadline, write))
 
 
@@ -103,11 +116,20 @@ def install(
 def bisect(
     good: Annotated[str, typer.Option(help="A revision that was fast.")],
     bad: Annotated[str, typer.Option(help="A revision that is slow.")],
-    measure: Annotated[str, typer.Option(help="Command whose last printed number is to be small.")],
-    project: Annotated[Path, typer.Option(help="Git working tree.")] = Path(),
+    measure: Annotated[
+        str | None,
+        typer.Option(help="Command whose last printed number is to be small; else a plan of a script's suite."),
+    ] = None,
+    project: Annotated[
+        Path | None, typer.Option(help="Git working tree; here, or that of the suite's script, if left out.")
+    ] = None,
     build: Annotated[str, typer.Option(help="Command that builds a revision.")] = "",
     runs: Annotated[int, typer.Option(help="Of each side in a comparison.")] = 6,
     floor: Annotated[str, typer.Option(help="Smallest slowdown that counts.")] = "2%",
+    suite: SuiteOption = None,
+    plan: Annotated[str | None, typer.Option(help="Plan of the suite; may be left out where there is one.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Of the plan. [default: step_time_s]")] = None,
 ) -> None:
     """Find the commit of your project that made it slower: good and bad are measured in turns."""
-    guarded(lambda: commands.bisect(good, bad, project, build, measure, runs, floor))
+    of_suite = (suite, plan, metric)
+    guarded(lambda: commands.bisect(good, bad, project, build, measure, runs, floor, of_suite))

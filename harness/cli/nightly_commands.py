@@ -6,19 +6,13 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import InputError, UnknownNameError
 from harness.nightly import acknowledge
 from harness.nightly.suite import Suite, load
-
-if TYPE_CHECKING:
-    from harness.machine.hardware import Hardware
-    from harness.sweeps.config import SweepConfig
 
 SUITE, ACKNOWLEDGED = Path("nightly.toml"), Path("nightly-acknowledged.toml")
 FORMATS = ("text", "markdown", "junit", "github", "benchmark", "otava", "json")
@@ -55,8 +49,8 @@ def run(
     seconds = None if deadline is None else parse_duration(deadline)
     config = SweepConfig(
         **trained(suite),
-        world_size=None if suite.knobs is not None else suite.world_size or _ranks(),
         trust_remote_code=suite.trust_remote_code,
+        world_size=suite.world_size or (None if suite.knobs else _ranks()),
         results=results,
         reports=reports,
         hardware_label=hardware_label,
@@ -71,9 +65,7 @@ def run(
 def trained(suite: Suite) -> dict[str, Any]:
     """What a suite says is trained, as fields of a configuration."""
     found = suite.request()
-    paths: dict[str, Any] = {
-        name: Path(found[name]).expanduser() for name in ("data", "tokenizer", "knobs") if name in found
-    }
+    paths: dict[str, Any] = {name: Path(found[name]).expanduser() for name in ("data", "tokenizer") if name in found}
     batch = {"global_batch": (found["global_batch"],)} if "global_batch" in found else {}
     return {**found, **paths, **batch}
 
@@ -88,7 +80,7 @@ def _ranks() -> int:
 def _night(
     suite: Suite,
     path: Path | None,
-    config: SweepConfig,
+    config: Any,
     entries: tuple[acknowledge.Acknowledgement, ...],
     seconds: float | None,
     project: Path | None,
@@ -99,19 +91,16 @@ def _night(
     from harness.nightly.history import History
     from harness.store.store import Store
 
-    making = _script_night if suite.knobs is not None else _recipe_night
-    machine, made = making(suite, config)
-    surroundings = environment.gather(machine, project)
+    prepared = _prepared(suite, path, config)
+    machine = prepared.hardware
+    surroundings = environment.gather(machine, project or prepared.repository)
+    prepared.get_ready()
     store, sweep = Store(config.results), f"nightly-{suite.name}"
     history = History(config.results, suite.name, machine.hardware_id, machine.machine_id)
-    common = {
-        "suite": suite,
-        "history": history,
-        "environment": surroundings,
-        "seconds": seconds,
-        "say": say,
-    }
-    with history.alone(), _resumable(say), made(store, sweep, common) as job:
+    around = night.Surroundings(
+        store=store, sweep=sweep, history=history, environment=surroundings, seconds=seconds, say=say
+    )
+    with history.alone(), _resumable(say), prepared.opened(around) as job:
         tonight, findings = job.run(entries)
     store.merge(machine.hardware_id, sweep)
     nights = history.nights()
@@ -126,74 +115,15 @@ def _night(
     return night.exit_code(findings)
 
 
-Making = Callable[[Any, str, dict[str, Any]], AbstractContextManager[Any]]
-"""(store, sweep, what every night is told) -> the night, with what launches for it."""
+def _prepared(suite: Suite, path: Path | None, config: Any) -> Any:
+    """What a suite trains, checked on this machine."""
+    if suite.knobs is None:
+        from harness.nightly.recipe_night import Recipe
 
+        return Recipe(suite, config)
+    from harness.nightly.script_night import Script
 
-def _recipe_night(suite: Suite, config: SweepConfig) -> tuple[Hardware, Making]:
-    """The night of a workload, everything checked."""
-    import strategies
-    from harness import launchers
-    from harness.nightly import night
-    from harness.rank import preload_for
-    from harness.search.feasible import why_not
-    from harness.sweeps.experiment import prepare
-    from harness.sweeps.references import references_of
-    from harness.sweeps.runners import make_runner
-
-    experiment = prepare(config)
-    found_plans = night.plans(suite, experiment)
-    workload = next(iter(experiment.workloads.values()))
-    facts = experiment.facts(workload)
-    reasons = {name: why_not(plan, facts, strategies.registry().values()) for name, plan in found_plans.items()}
-    refused = {name: f"it cannot run here: {reason}" for name, reason in reasons.items() if reason is not None}
-
-    @contextlib.contextmanager
-    def made(store: Any, sweep: str, common: dict[str, Any]) -> Iterator[night.NightRun]:
-        workload.prepare()
-        with launchers.create("local", preload_for(config.workload)) as launcher:
-            launcher.warm_up()
-            runner = make_runner(experiment, launcher, store, sweep)
-            runner.measurement = night.measurement(suite)
-            references = references_of(experiment, runner, common["say"])
-            yield night.RecipeNight(
-                experiment=experiment, runner=runner, references=references, refused=refused, **common
-            )
-
-    return experiment.hardware, made
-
-
-def _script_night(suite: Suite, config: SweepConfig) -> tuple[Hardware, Making]:
-    """The night of a script, everything checked."""
-    from harness import launchers
-    from harness.nightly import night
-    from harness.nightly.script_night import ScriptNight
-    from harness.rank import preload_for
-    from harness.sweeps import script_experiment
-    from harness.sweeps.baselines import make_runner
-    from harness.sweeps.config import SweepConfig
-    from harness.sweeps.experiment import prepare
-    from harness.sweeps.runners import make_runner as make_canary_runner
-
-    experiment = script_experiment.prepare(config)
-    for name, settings in suite.plans.items():
-        try:
-            experiment.space.plan(settings)
-        except InputError as error:
-            raise InputError(f"the plan {name!r} of the suite {suite.name!r}: {error}") from None
-    plain = prepare(SweepConfig(workload="gpt-nano", world_size=1, results=config.results, reports=config.reports))
-
-    @contextlib.contextmanager
-    def made(store: Any, sweep: str, common: dict[str, Any]) -> Iterator[night.NightRun]:
-        with launchers.create("local", preload_for("gpt-nano")) as launcher:
-            launcher.warm_up()
-            beside = make_canary_runner(plain, launcher, store, sweep)
-            runner = make_runner(experiment, store, sweep)
-            runner.measurement = night.measurement(suite)
-            canary = partial(night.canary_of, beside, plain)
-            yield ScriptNight(experiment=experiment, runner=runner, canary=canary, **common)
-
-    return experiment.hardware, made
+    return Script(suite, path, config)
 
 
 @contextlib.contextmanager
@@ -242,18 +172,39 @@ def _text(tonight: Any, findings: Any, changed: Any, page: Path) -> str:
     return fmt.plain("\n".join([*lines, f"page      {page}"])) + "\n"
 
 
-def init(sweep: str | None, results: Path, output: Path, name: str) -> int:
-    """Write a suite from a sweep."""
-    from harness.cli.commands import chosen
-    from harness.nightly.init import from_sweep, write
-    from harness.store.store import Store
+def init(
+    sweep: str | None, results: Path, output: Path, name: str, script: tuple[str | None, Path | None, list[str]]
+) -> int:
+    """Write a suite from a sweep, or of a script: (its command, the file of its knobs, settings of some)."""
+    from harness.nightly.init import write
 
-    store = Store(results)
-    hardware_id, found = chosen(store, sweep)
-    suite = from_sweep(store, hardware_id, found, name)
+    suite = _made(sweep, results, output, name, *script)
     write(suite, output)
     print(f"{output}: {', '.join(suite.plans)}")
     return 0
+
+
+def _made(
+    sweep: str | None, results: Path, output: Path, name: str, command: str | None, knobs: Path | None, pairs: list[str]
+) -> Suite:
+    from harness.cli.commands import chosen
+    from harness.nightly import script_suite
+    from harness.nightly.init import from_sweep
+    from harness.store.store import Store
+
+    if knobs is None and (command is not None or pairs):
+        raise InputError("--script and --set need --knobs, the file that says what can be turned about a script")
+    if sweep is not None and (command is not None or pairs):
+        raise InputError("a sweep says the command and the settings itself; leave out --script and --set, or the sweep")
+    if sweep is None and knobs is not None:
+        return script_suite.pinned(knobs, command, pairs, name, output)
+    store = Store(results)
+    hardware_id, found = chosen(store, sweep)
+    if "script" in store.sweep_info(hardware_id, found):
+        return script_suite.of_sweep(store, hardware_id, found, name, output, knobs)
+    if knobs is not None:
+        raise InputError(f"the sweep {found!r} is not of a script; leave out --knobs")
+    return from_sweep(store, hardware_id, found, name)
 
 
 def ack(plan: str, metric: str, because: str, path: Path | None, acknowledged: Path, results: Path) -> int:
@@ -308,15 +259,39 @@ def install(form: str, path: Path | None, time: str, deadline: str, write: bool)
     return 0
 
 
-def bisect(good: str, bad: str, project: Path, build: str, measure: str, runs: int, floor: str) -> int:
-    """Find the commit that made a plan slower."""
+def bisect(
+    good: str,
+    bad: str,
+    project: Path | None,
+    build: str,
+    measure: str | None,
+    runs: int,
+    floor: str,
+    of_suite: tuple[Path | None, str | None, str | None],
+) -> int:
+    """Find the commit that made a plan slower; of a suite of a script: (its file, the plan, the metric)."""
+    from harness.nightly import script_bisect
     from harness.nightly.bisect import Bisect
     from harness.sweeps.config import parse_share
 
     if runs < 4:
         raise InputError(f"runs must be at least 4, but got {runs}")
+    measured: Any = measure
+    if measure is None:
+        path, plan, metric = of_suite
+        measured = script_bisect.of_suite(*suite_of(path), plan, metric or "step_time_s")
+        if project is not None and project.resolve() != measured.project:
+            raise InputError(f"the script of the suite is in {measured.project}, not in {project}; leave out --project")
+        project = measured.project
+    elif given := [name for name, value in zip(("suite", "plan", "metric"), of_suite, strict=True) if value]:
+        raise InputError(f"--{given[0]} says what is measured instead of --measure; leave one of them out")
     job = Bisect(
-        project, build, measure, runs, parse_share(floor, "floor"), say=lambda text: print(text, file=sys.stderr)
+        project or Path(),
+        build,
+        measured,
+        runs,
+        parse_share(floor, "floor"),
+        say=lambda text: print(text, file=sys.stderr),
     )
     found = job.find(good, bad)
     if isinstance(found, str):

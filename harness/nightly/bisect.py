@@ -41,7 +41,8 @@ class Bisect:
     Args:
         project: a git working tree, which is left as it is.
         build: the user's own command that builds a revision, run in it; "" for none.
-        measure: the user's own command, whose last printed number is the metric; less is better.
+        measure: the user's own command, whose last printed number is the metric; less is better. Or what is called with
+            a built revision's folder and returns it; it raises UnbuildableError.
         runs: of each side in a comparison, in turns.
         floor: smallest relative slowdown that counts as bad.
         say: told of progress.
@@ -49,7 +50,7 @@ class Bisect:
 
     project: Path
     build: str
-    measure: str
+    measure: str | Callable[[Path], float]
     runs: int = 6
     floor: float = 0.02
     say: Callable[[str], None] = lambda text: None
@@ -62,7 +63,7 @@ class Bisect:
             InputError: a revision does not exist, the good one is no ancestor of the bad one, or a command is none.
             MeasurementError: good or bad cannot be built, or do not differ.
         """
-        _check_commands(self.build, self.measure)
+        _check_commands(self.build, self.measure if isinstance(self.measure, str) else None)
         git(self.project, "rev-parse", "--git-dir")
         first, last = (self._commit(revision) for revision in (good, bad))
         between = git(self.project, "rev-list", "--first-parent", "--reverse", f"{first}..{last}").splitlines()
@@ -132,6 +133,8 @@ class Bisect:
         return before, after
 
     def _measured(self, tree: Path) -> float:
+        if not isinstance(self.measure, str):
+            return math.log(self.measure(tree))
         done = self._run(self.measure, tree)
         numbers = NUMBER.findall(done.stdout)
         if not numbers or float(numbers[-1]) <= 0:
@@ -169,8 +172,10 @@ class Bisect:
         return done
 
 
-def _check_commands(build: str, measure: str) -> None:
+def _check_commands(build: str, measure: str | None) -> None:
     for name, command in (("build", build), ("measure", measure)):
+        if command is None:
+            continue
         try:
             words = shlex.split(command)
         except ValueError as error:

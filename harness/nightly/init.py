@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import strategies
 from harness.errors import InputError
-from harness.labels import is_script
 from harness.nightly.suite import Suite
 from harness.plan import Plan
 from harness.store.records import SCHEMA_VERSION, Outcome, Role
@@ -24,8 +22,7 @@ def from_sweep(store: Store, hardware_id: str, sweep: str, name: str) -> Suite:
     Raises:
         InputError: no trial of the sweep is ok, or no file can name what it trained.
     """
-    info = store.sweep_info(hardware_id, sweep)
-    request = info.get("request", {})
+    request = store.sweep_info(hardware_id, sweep).get("request", {})
     if request is None:
         raise InputError(f"what the sweep {sweep!r} trained was passed to it from Python, and no suite can name that")
     rows = [row for row in store.rows(sweep, hardware_id) if row["outcome"] == Outcome.OK or row["role"] == Role.FINAL]
@@ -33,8 +30,6 @@ def from_sweep(store: Store, hardware_id: str, sweep: str, name: str) -> Suite:
     plans = order(standings([row for row in rows if row["workload_id"] == first]).plans, "throughput", None)
     if not plans:
         raise InputError(f"no trial of the sweep {sweep!r} is ok, so there is nothing to watch")
-    if is_script(plans[0].row):
-        return _of_script(name, plans[0].row, info, request)
     defaults = {knob.name: knob.default for knob in strategies.knobs(strategies.registry().values())}
     chosen: dict[str, Mapping[str, Setting]] = {}
     for plan in plans:
@@ -52,14 +47,6 @@ def from_sweep(store: Store, hardware_id: str, sweep: str, name: str) -> Suite:
         world_size=row["world_size"],
         **({"workload": row["workload"]} | dict(request)),
     )
-
-
-def _of_script(name: str, winner: Row, info: Mapping[str, Any], request: Mapping[str, Any]) -> Suite:
-    """The winner, and the script as it stood."""
-    best, stood = dict(Plan.from_json(winner["knobs"])), dict(info.get("script", {}).get("baseline", {}))
-    chosen = {"winner": best} | ({"as-it-stood": stood} if stood and stood != best else {})
-    metrics = ("step_time_s", "peak_memory_bytes", "loss_last")  # what it does before its first step is its own
-    return Suite(name=name, schema_version=SCHEMA_VERSION, plans=chosen, metrics=metrics, **request)
 
 
 def _kind(row: Row) -> str:

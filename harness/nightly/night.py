@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from harness.errors import InputError, MeasurementError
 from harness.launchers.job import Measurement
 from harness.nightly.acknowledge import Acknowledgement
 from harness.nightly.findings import Finding, Verdict
-from harness.nightly.history import CONFIRM, SCREEN, SEEDS, History, Night, Session, new_night
+from harness.nightly.history import CONFIRM, SCREEN, History, Night, Session, new_night
 from harness.nightly.judge import judge
-from harness.nightly.last_loss import FEWEST_SEEDS
 from harness.nightly.suite import METRICS, Suite
-from harness.plan import Plan, upgraded
-from harness.rank import canary
-from harness.store.records import Role
+from harness.plan import Plan
 from harness.store.standings import USABLE
-from harness.sweeps.experiment import Experiment
-from harness.sweeps.references import References
-from harness.trial.recorder import Result
-from harness.trial.runner import Runner
-from harness.workloads.workload import Workload
+from harness.store.store import Store
+from harness.trial.recorder import Recorder, Result
 
 RESUMED_FOR = timedelta(hours=12)
 """A night that was cut short is taken up for so long; then a new one begins."""
@@ -37,34 +29,26 @@ def measurement(suite: Suite) -> Measurement:
     return Measurement(min_steps=suite.steps, max_steps=suite.steps, seconds=float("inf"))
 
 
-def plans(suite: Suite, experiment: Experiment) -> dict[str, Plan]:
-    """The suite's plans on this machine.
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a night is given, whatever is trained; `NightRun` says what each is."""
 
-    Raises:
-        InputError: a knob or value that this version does not know.
-    """
-    found = {}
-    for name in suite.plans:
-        try:
-            found[name] = _plan(suite, name, experiment)
-        except InputError as error:
-            raise InputError(f"the plan {name!r} of the suite {suite.name!r}: {error}") from None
-    return found
-
-
-def _plan(suite: Suite, name: str, experiment: Experiment) -> Plan:
-    """A plan of the suite, whose settings may be in the words of an earlier version and leave out what is usual."""
-    given = suite.plans[name]
-    usual = experiment.plan({knob: value for knob, value in given.items() if knob != "bucket_mb"})
-    return experiment.plan(upgraded({**usual, **given}, suite.schema_version))
+    store: Store
+    sweep: str
+    """In which the trials are recorded."""
+    history: History
+    environment: dict[str, str]
+    seconds: float | None
+    say: Callable[[str], None]
 
 
 @dataclass(kw_only=True)
 class NightRun(ABC):
-    """Measures and judges one night, whatever its plans are.
+    """Measures and judges one night.
 
     Args:
         suite: what to measure.
+        runner: launches; its sweep is that of the suite.
         history: where nights are kept.
         environment: versions and settings that numbers depend on.
         refused: plan -> why it cannot run here.
@@ -74,6 +58,7 @@ class NightRun(ABC):
     """
 
     suite: Suite
+    runner: Recorder
     history: History
     environment: dict[str, str]
     refused: dict[str, str] = field(default_factory=dict)
@@ -83,28 +68,28 @@ class NightRun(ABC):
 
     def __post_init__(self) -> None:
         self.began = self.clock()
-        self.plans: Mapping[str, Plan] = self._plans()
+        self.plans = self._plans()
+        """Of the suite, by name."""
+
+    # -- what differs between what is trained
 
     @abstractmethod
-    def _plans(self) -> Mapping[str, Plan]:
-        """Those of the suite. Raises InputError."""
+    def _plans(self) -> dict[str, Plan]:
+        """The suite's plans on this machine. Raises InputError."""
 
     @abstractmethod
-    def _result(self, name: str) -> Result:
-        """Launch a plan and record it."""
-
-    @abstractmethod
-    def _canary(self) -> dict[str, float]:
-        """What a plain program takes on this machine now, in s."""
+    def _launch(self, name: str) -> Result:
+        """Launch a plan of the suite once."""
 
     @abstractmethod
     def _seeds(self, names: Sequence[str]) -> list[Session]:
-        """The last losses of plans with other seeds; none where nobody can choose a seed."""
+        """The last losses of plans with other seeds; [] where there are none."""
 
-    @property
     @abstractmethod
-    def rank_memory(self) -> int | None:
-        """What one rank may hold, in B."""
+    def _canary(self) -> dict[str, float]:
+        """Seconds of the canary's parts; {} if it could not be measured."""
+
+    # -- what does not
 
     def run(self, entries: Sequence[Acknowledgement]) -> tuple[Night, tuple[Finding, ...]]:
         """Measure, judge and record.
@@ -130,7 +115,7 @@ class NightRun(ABC):
             tonight,
             entries,
             lambda names: self._again(tonight, names),
-            self.rank_memory,
+            self.runner.rank_memory,
             self._seeds,
         )
         tonight.verdicts = [finding.to_json() for finding in found]
@@ -177,7 +162,7 @@ class NightRun(ABC):
         for number, name in self._due(session, names):
             if not self._time_left():
                 break
-            self._note(session, name, self._result(name))
+            self._note(session, name, self._launch(name))
             self.say(f"launch {number} of {self.suite.launches}: {name}")
             if keep:
                 self.history.write(tonight)
@@ -195,7 +180,7 @@ class NightRun(ABC):
                     session.failures[name] = [self.refused[name]]
 
     def _note(self, session: Session, name: str, result: Result, metrics: Collection[str] = tuple(METRICS)) -> None:
-        """What a launch came to, in its session."""
+        """Keep what a launch of a plan came to."""
         session.trials.setdefault(name, []).append(result.trial_id)
         row = result.row
         if row["outcome"] not in USABLE:
@@ -209,76 +194,6 @@ class NightRun(ABC):
 
     def _time_left(self) -> bool:
         return self.seconds is None or self.clock() - self.began < self.seconds
-
-
-@dataclass(kw_only=True)
-class RecipeNight(NightRun):
-    """A night of a workload.
-
-    Args:
-        experiment: the workload on this machine.
-        runner: launches; its sweep is that of the suite.
-        references: what losses are compared with; that of the suite's own workload is known.
-    """
-
-    experiment: Experiment
-    runner: Runner
-    references: References
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.workload = next(iter(self.experiment.workloads.values()))
-
-    def _plans(self) -> Mapping[str, Plan]:
-        return plans(self.suite, self.experiment)
-
-    @property
-    def rank_memory(self) -> int | None:
-        return self.runner.rank_memory
-
-    def _result(self, name: str) -> Result:
-        return self._of(name, self.workload)
-
-    def _of(self, name: str, workload: Workload) -> Result:
-        plan, facts = self.plans[name], self.experiment.facts(workload)
-        twin = self.references.twin(plan, workload)
-        known = self.references.columns(workload, twin)
-        if twin is not None and not twin.passed:
-            return self.runner.refuse(plan, workload, str(twin.reason), None, known, twin.outcome, Role.NIGHTLY)
-        return self.runner.run(plan, workload, facts, role=Role.NIGHTLY, expected=known)
-
-    def _seeds(self, names: Sequence[str]) -> list[Session]:
-        """The last losses of plans with other seeds, each checked against its own fp32 reference like any launch."""
-        session = Session(purpose=SEEDS)
-        for number in range(1, FEWEST_SEEDS + 1):
-            workload = replace(self.workload, seed=self.workload.seed + number)
-            self.say(f"seed {number} of {FEWEST_SEEDS} of {', '.join(names)}: the versions are new")
-            for name in names:
-                if not self._time_left() or not self._referenced(workload):
-                    return [session]
-                self._note(session, name, self._of(name, workload), ("loss_last",))
-        return [session]
-
-    def _referenced(self, workload: Workload) -> bool:
-        """Whether there is something to compare the losses of a workload with, or it could be measured."""
-        workload.prepare()
-        try:
-            self.references.prepare(workload)
-        except MeasurementError as error:
-            self.say(f"warning: {error}")
-            return False
-        return True
-
-    def _canary(self) -> dict[str, float]:
-        return canary_of(self.runner, self.experiment)
-
-
-def canary_of(runner: Runner, experiment: Experiment) -> dict[str, float]:
-    """What a plain program takes here now, in s, by part."""
-    workload = next(iter(experiment.workloads.values()))
-    alone, facts = experiment.reference_plan(workload), experiment.facts(workload, 1)
-    found: dict[str, Any] | None = runner.apart(alone, workload, facts, canary.main, canary.FILE)
-    return {name: float(value) for name, value in (found or {}).items()}
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

@@ -13,6 +13,7 @@ from harness.nightly.environment import Change
 from harness.nightly.findings import Finding
 from harness.nightly.history import History, Night
 from harness.nightly.outputs import ORDER, headline, sorted_findings
+from harness.nightly.script_suite import knobs_path
 from harness.nightly.suite import Suite
 from harness.report.document import write
 from harness.report.nightly.nights_page import render, render_index
@@ -79,7 +80,7 @@ def commands(suite: Suite, path: Path | None, findings: Iterable[Finding]) -> li
         if finding.verdict == "CONFIRMED":
             named = f"{finding.plan} {finding.metric}"
             found.append((f"Accept {named}", f'python -m harness nightly ack {named} --because "..."{_option(path)}'))
-            found.append((f"Run {finding.plan} once", f"python -m harness {_settings(suite, finding.plan)}"))
+            found.append((f"Run {finding.plan} once", f"python -m harness {_once(suite, path, finding.plan)}"))
     return found
 
 
@@ -87,19 +88,19 @@ def _option(path: Path | None) -> str:
     return "" if path is None else f" --suite {shlex.quote(str(path))}"
 
 
-def _settings(suite: Suite, plan: str) -> str:
-    """The command and its options that run a plan once."""
-    pairs = suite.settings(plan).items()
-    settings = [f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in pairs]
+def _once(suite: Suite, path: Path | None, plan: str) -> str:
+    settings = " ".join(
+        f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in suite.settings(plan).items()
+    )
     if suite.knobs is not None:
-        command = [f"-- {suite.script}"] if suite.script else []
-        return " ".join(["watch", f"--knobs {shlex.quote(suite.knobs)}", *settings, *command])
+        command = f" -- {suite.script}" if suite.script else ""
+        return f"watch --knobs {shlex.quote(str(knobs_path(suite, path)))} {settings}{command}"
     trained = suite.request() | ({"world_size": suite.world_size} if suite.world_size else {})
     words = [
         f"--{name.replace('_', '-')}{'' if value is True else f' {shlex.quote(str(value))}'}"
         for name, value in trained.items()
     ]
-    return " ".join(["run", *words, *settings])
+    return " ".join(["run", *words, settings])
 
 
 def _judged(finding: Finding) -> Judged:

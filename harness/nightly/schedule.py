@@ -43,6 +43,7 @@ class Job:
         return shlex.join(words)
 
 
+_END = "--deadline {0.deadline} --format github"
 ADD = "Add to what is there with: (crontab -l 2>/dev/null; cat '{}') | crontab -"
 """What to do with a crontab."""
 
@@ -116,6 +117,34 @@ jobs:
     return [Unit(job.folder / ".github" / "workflows" / "nightly.yml", text)]
 
 
+def pull_request(job: Job) -> list[Unit]:
+    """A workflow for the same runner that judges a pull request by the nights there are, and is no night itself."""
+    text = f"""name: nightly-pull-request
+on: pull_request
+jobs:
+  judge:
+    # A pull request runs its code on this machine: only where those who may open one may do so.
+    runs-on: self-hosted
+    timeout-minutes: 360
+    steps:
+      - uses: actions/checkout@v4
+        with:
+          clean: false # or results/, with the nights that it is compared with, would be removed
+      - name: Judge against a copy of the nights, so that the pull request does not become one of them
+        run: |
+          rm -rf results-pull-request
+          mkdir results-pull-request
+          if [ -d results/nightly ]; then cp -r results/nightly results-pull-request/; fi
+          python -m harness nightly run {shlex.quote(job.suite.name)} --results results-pull-request {_END.format(job)}
+      - if: always()
+        uses: actions/upload-artifact@v4
+        with:
+          name: nightly-pull-request
+          path: reports
+"""
+    return [Unit(job.folder / ".github" / "workflows" / "nightly-pull-request.yml", text)]
+
+
 def slurm(job: Job) -> list[Unit]:
     """A batch script that asks for the next night before it begins with this one."""
     text = f"""#!/bin/bash
@@ -131,7 +160,13 @@ sbatch --begin="$(date -d 'tomorrow {job.hour:02}:{job.minute:02}' +%Y-%m-%dT%H:
     return [Unit(job.folder / "nightly.sbatch", text)]
 
 
-FORMS: Mapping[str, Callable[[Job], list[Unit]]] = {"cron": cron, "systemd": systemd, "github": github, "slurm": slurm}
+FORMS: Mapping[str, Callable[[Job], list[Unit]]] = {
+    "cron": cron,
+    "systemd": systemd,
+    "github": github,
+    "pull_request": pull_request,
+    "slurm": slurm,
+}
 """Name -> what it takes."""
 
 

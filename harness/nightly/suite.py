@@ -17,6 +17,12 @@ setup_s = 0.10
 [plans.winner]
 data_parallel = "zero2"
 micro_batch_size = 4
+
+Of a script it has these instead of a workload and a world size, and its plans are settings of the script's knobs:
+
+knobs = "bench/knobs.toml"  # from the suite's own folder
+script = "torchrun --nproc-per-node 2 train.py --bs {bs}"       # the one in the knobs file if it is left out
+reference = "as-it-stands"  # the plan that the others must train alike with; the first one if it is left out
 """
 
 from __future__ import annotations
@@ -68,8 +74,6 @@ DEFAULT_METRICS = ("step_time_s", "setup_s", "peak_memory_bytes", "loss_last")
 
 REQUEST = (
     "workload",
-    "script",
-    "knobs",
     "data",
     "field",
     "tokenizer",
@@ -94,10 +98,6 @@ class Suite:
     """To be raised by whoever changes what a plan's name stands for."""
     workload: str | None = None
     """None: the default workload of the machine."""
-    script: str | None = None
-    """The command of a script in place of a workload; None: that of the knobs file, if there is one."""
-    knobs: str | None = None
-    """Knobs file of a script; its plans are tables of those knobs."""
     data: str | None = None
     """What follows are options of a sweep; paths are meant from where the nightly runs, as those of a sweep are."""
     field: str | None = None
@@ -119,6 +119,12 @@ class Suite:
     """That confirm a suspicion, each with as many launches of the suspected plans."""
     baseline_nights: int = 30
     """After so many nights the baseline is frozen."""
+    knobs: str | None = None
+    """File that says what the plans' settings are of a script, from the suite's own folder; None: of a workload."""
+    script: str | None = None
+    """The script's command; None: the one in the file of its knobs."""
+    reference: str | None = None
+    """The plan of a script that the others must agree with in their first losses; None: the first one."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
     floors: Mapping[str, float] = member(default_factory=dict)
     """Metric -> smallest relative change that counts, where it is not the metric's own."""
@@ -138,8 +144,7 @@ class Suite:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} of a suite must be at least {low}, but got {getattr(self, name)}")
-        if self.script is not None and self.knobs is None:
-            raise InputError(f"the suite {self.name!r} has a script and no knobs; add the file that says what they are")
+        _check_script(self)
         if self.baseline_nights > 60:
             raise InputError(f"baseline_nights of a suite must be at most 60, but got {self.baseline_nights}")
 
@@ -156,7 +161,8 @@ class Suite:
     def identity(self, plan: str) -> str:
         """What nights must have in common to be compared for a plan: its settings, and how it is measured."""
         parts = [self.version, self.workload, self.world_size, self.steps, dict(self.plans[plan])]
-        parts += [self.schema_version] if self.schema_version >= ONE_UNIT else []
+        parts += [self.schema_version] if self.schema_version >= ONE_UNIT and self.knobs is None else []
+        parts += ["script", self.script] if self.knobs is not None else []
         trained = {name: value for name, value in self.request().items() if name != "workload"}
         parts += [trained] if trained else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
@@ -175,6 +181,9 @@ class Suite:
                 "schema_version",
                 *REQUEST,
                 "world_size",
+                "script",
+                "knobs",
+                "reference",
                 "launches",
                 "steps",
                 "sessions",
@@ -189,6 +198,20 @@ class Suite:
         for name, settings in self.plans.items():
             lines += ["", f"[plans.{json.dumps(name)}]", *(f"{knob} = {json.dumps(v)}" for knob, v in settings.items())]
         return "\n".join(lines) + "\n"
+
+
+def _check_script(suite: Suite) -> None:
+    """Refuse a suite that is half of a script and half of a workload."""
+    if suite.knobs is None:
+        for name in ("script", "reference"):
+            if getattr(suite, name) is not None:
+                raise InputError(f"{name} of a suite says nothing without knobs, the file of a script's knobs")
+        return
+    for name in (*REQUEST, "world_size", "trust_remote_code"):
+        if getattr(suite, name):
+            raise InputError(f"{name} of a suite says nothing of a script; its knobs do")
+    if suite.reference is not None and suite.reference not in suite.plans:
+        raise UnknownNameError("plan of the suite", suite.reference, suite.plans)
 
 
 def load(path: Path) -> Suite:
@@ -219,7 +242,7 @@ def parse(values: Mapping[str, Any], where: str) -> Suite:
             ("version", "schema_version", "world_size", "launches", "steps", "sessions", "baseline_nights"), int
         ),
         **dict.fromkeys(("seq_len", "global_batch", "seed"), int),
-        **dict.fromkeys(("name", "workload", "script", "knobs", "data", "field", "tokenizer"), str),
+        **dict.fromkeys(("name", "workload", "script", "knobs", "reference", "data", "field", "tokenizer"), str),
         "keep_dropout": bool,
         **dict.fromkeys(("plans", "floors"), dict),
         "trust_remote_code": bool,

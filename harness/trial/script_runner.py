@@ -60,6 +60,7 @@ class ScriptRunner(Recorder):
         apart: what does not.
         cache: where compiled kernels are kept from trial to trial.
         keep: where what trials leave behind in their folders is kept; None: nowhere.
+        rated: whether a trial without a rate is none, because it cannot be ranked.
     """
 
     script: KnobsFile
@@ -67,6 +68,7 @@ class ScriptRunner(Recorder):
     apart: ScriptWorkload
     cache: Path
     keep: Path | None = None
+    rated: bool = True
     baseline: Baseline | None = None
     """None until it is known."""
     rate_of: str = field(init=False)
@@ -175,7 +177,7 @@ class ScriptRunner(Recorder):
         if asked and asked != row["world_size"]:
             reason = f"{row['world_size']} ranks were seen, and the knobs file says that there are {asked}"
             return {"outcome": Outcome.CRASH, "outcome_reason": reason, "failed_phase": "launch"}
-        if row["tokens_per_s"] is None and self.baseline is not None:
+        if self.rated and row["tokens_per_s"] is None and self.baseline is not None:
             reason = f"nobody knows how many {self.rate_of} a step holds: {row['samples_from']}"
             return {"outcome": Outcome.CRASH, "outcome_reason": reason, "failed_phase": "measure"}
         if row["stop"] == Stop.SLOWER:

@@ -146,36 +146,6 @@ def test_a_script_without_a_number_of_samples_is_asked_for_it(tmp_path: Path) ->
     assert "nobody knows how many samples a step of scripted_loop.py holds (no data loader" in done.stderr
 
 
-NIGHT = """
-name = "loop"
-knobs = "knobs.toml"
-launches = 2
-steps = 5
-metrics = ["step_time_s", "loss_last"]
-[plans.larger]
-micro = 16
-accumulate = 1
-"""
-
-
-def test_a_script_is_measured_every_night(tmp_path: Path) -> None:
-    knobs(tmp_path, ["right"])
-    (tmp_path / "nightly.toml").write_text(NIGHT)
-    command = [sys.executable, "-m", "harness", "nightly", "run", "--format", "json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    findings = {(each["plan"], each["metric"]): each for each in json.loads(done.stdout)["findings"]}
-    assert findings.keys() == {("larger", "step_time_s"), ("larger", "loss_last")}
-    launched = Store(tmp_path / "results").rows("nightly-loop")
-    assert [row["role"] for row in launched] == ["baseline"] * 2 + ["nightly"] * 2
-    assert {row["numerics"] for row in launched[2:]} == {"pass"}
-    assert {row["measured_steps"] for row in launched} == {5}
-    (tmp_path / "nightly.toml").write_text(NIGHT.replace("micro = 16", "macro = 16"))
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 2
-    assert "the plan 'larger' of the suite 'loop': unknown knob 'macro'" in done.stderr
-
-
 @pytest.mark.slow
 def test_a_script_that_is_not_repeatable_is_told_so_and_judged_by_its_spread(tmp_path: Path) -> None:
     knobs(tmp_path, ["unseeded", "wrong"])

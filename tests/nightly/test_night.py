@@ -12,7 +12,8 @@ import pytest
 from harness.errors import InputError, MeasurementError
 from harness.nightly.findings import Verdict
 from harness.nightly.history import CONFIRM, History
-from harness.nightly.night import RecipeNight, measurement, plans
+from harness.nightly.night import measurement
+from harness.nightly.recipe_night import RecipeNight, plans
 from harness.nightly.suite import Suite
 from harness.plan import complete
 from harness.trial.recorder import Result

@@ -55,10 +55,11 @@ def test_systemd_verifies_the_service_and_its_timer(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_workflow_is_one(tmp_path: Path) -> None:
-    (unit,) = FORMS["github"](job(tmp_path))
-    assert "self-hosted" in unit.text
-    assert '- cron: "30 3 * * *"' in unit.text
+@pytest.mark.parametrize(("form", "begin"), [("github", '- cron: "30 3 * * *"'), ("pull_request", "on: pull_request")])
+def test_the_workflow_is_one(form: str, begin: str, tmp_path: Path) -> None:
+    (unit,) = FORMS[form](job(tmp_path))
+    assert "runs-on: self-hosted" in unit.text
+    assert begin in unit.text
     program = checker("actionlint")
     path = tmp_path / "nightly.yml"
     path.write_text(unit.text)
@@ -100,8 +101,9 @@ def test_other_jobs_of_the_user_are_kept(tmp_path: Path) -> None:
     assert advice.endswith(f"(crontab -l 2>/dev/null; cat '{tmp_path}/nightly.crontab') | crontab -")
 
 
-def test_the_workflow_keeps_what_tonight_is_compared_with(tmp_path: Path) -> None:
-    (unit,) = FORMS["github"](job(tmp_path))
+@pytest.mark.parametrize("form", ["github", "pull_request"])
+def test_the_workflow_keeps_what_tonight_is_compared_with(form: str, tmp_path: Path) -> None:
+    (unit,) = FORMS[form](job(tmp_path))
     assert "clean: false" in unit.text
 
 

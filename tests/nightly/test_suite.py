@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,11 @@ from harness.cli import nightly_commands
 from harness.errors import InputError, UnknownNameError
 from harness.nightly import acknowledge
 from harness.nightly.acknowledge import Acknowledgement
-from harness.nightly.init import from_sweep
 from harness.nightly.suite import Suite, load, parse
-from harness.store.store import Store
 from harness.sweeps import command_lines
 from harness.sweeps.config import SweepConfig
 from harness.sweeps.experiment import prepare
 from tests.families import written
-from tests.report.rows import trial
 
 from .invented import SUITE
 
@@ -163,22 +159,3 @@ def test_what_is_trained_is_part_of_what_nights_have_in_common_and_old_suites_go
     old, other = (Suite(name="team", plans={"ddp": {"tp": 1}}, **more) for more in ({}, {"seq_len": 16}))
     assert old.identity("ddp") == "d948d8da358a"
     assert other.identity("ddp") != old.identity("ddp")
-
-
-def test_a_suite_of_a_script_names_its_knobs(tmp_path: Path) -> None:
-    store, knobs = Store(tmp_path), {"micro": 8}
-    row = {**trial("t1", 1000), "source": "script", "knobs": json.dumps(knobs), "plan_id": "p", "data_parallel": None}
-    store.append("here", "loop", {name: value for name, value in row.items() if name not in ("hardware_id", "sweep")})
-    about = {"request": {"knobs": "knobs.toml"}, "script": {"baseline": {"micro": 2}}}
-    store.write_sweep_info("here", "loop", about)
-    suite = from_sweep(store, "here", "loop", "loop")
-    assert suite.plans == {"winner": knobs, "as-it-stood": {"micro": 2}}
-    assert (suite.knobs, suite.workload, suite.request()) == ("knobs.toml", None, {"knobs": "knobs.toml"})
-    store.write_sweep_info("here", "loop", {**about, "request": None})
-    with pytest.raises(InputError, match="was passed to it from Python"):
-        from_sweep(store, "here", "loop", "loop")
-
-
-def test_a_script_needs_its_knobs() -> None:
-    with pytest.raises(InputError, match="has a script and no knobs"):
-        Suite(name="team", plans={"a": {}}, script="python train.py")

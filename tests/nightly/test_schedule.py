@@ -125,3 +125,11 @@ def test_a_user_without_a_home_is_told_so(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(InputError, match="set HOME"):
         FORMS["systemd"](job(tmp_path))
+
+
+def test_the_workflow_in_the_readme_runs_what_is_printed(tmp_path: Path) -> None:
+    (unit,) = FORMS["pull_request"](Job(suite=tmp_path / "nightly.toml", folder=tmp_path))
+    commands = unit.text.partition("run: |\n")[2].partition("      - if")[0]
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert commands.strip()
+    assert all(line.strip() in readme for line in commands.splitlines())

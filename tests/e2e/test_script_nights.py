@@ -109,6 +109,7 @@ def commit_of(project: Path) -> str:
     return started(project, "git", "rev-parse", "HEAD").stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_script_that_does_not_run_is_said_of_every_plan(project: Path) -> None:
     commit(project, "raise SystemExit(7)")
     ended = nightly(project, "run", "--format", "github")
@@ -118,6 +119,7 @@ def test_a_script_that_does_not_run_is_said_of_every_plan(project: Path) -> None
     assert all("the reference plan 'as-it-stands' ended with crash: the command ended with" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_the_commit_that_made_a_plan_slower_is_found(project: Path) -> None:
     good = commit_of(project)
     bad = commit(project, TRAIN.replace("0.002", "0.4"))
@@ -129,6 +131,7 @@ def test_the_commit_that_made_a_plan_slower_is_found(project: Path) -> None:
     assert len(started(project, "git", "worktree", "list").stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

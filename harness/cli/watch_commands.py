@@ -121,7 +121,11 @@ def _below(folder: Path) -> Path:
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """What is printed of a launch; what is not known is left out, or says why."""
+    from harness.trial.script_summary import alone
+
     said = [_outcome(found), *_recognised(found), *_measured(found)]
+    if (warning := alone(found)) is not None:
+        said += ["", f"warning: {warning}"]
     if found["evidence"] is not None:
         said += ["", *_failed(json.loads(found["evidence"]))]
     if found["observer_trouble"]:

@@ -12,6 +12,7 @@ from harness.store.records import Outcome, Role
 from harness.sweeps import script_baseline
 from harness.sweeps.script_experiment import APART, MAIN, ScriptExperiment, kernels
 from harness.sweeps.sweep import Sweep
+from harness.trial import script_summary
 from harness.trial.script_runner import Baseline, ScriptRunner
 
 REPEATABLE = 1e-6
@@ -55,6 +56,8 @@ class ScriptSweep(Sweep):
         while len(known) < script_baseline.LAUNCHES:
             known.append(self._launch(first=not known))
             self._runner.baseline = self._baseline(known)
+        if (warning := script_summary.alone(known[0])) is not None:
+            self.display.message(f"warning: {warning}")
         baseline, limit = self._runner.baseline, self.experiment.script.tolerance
         assert baseline is not None
         noise = baseline.noise

@@ -52,6 +52,13 @@ def columns(trace: ScriptTrace, given: Mapping[str, float] | None = None) -> dic
     return found
 
 
+def alone(found: Mapping[str, Any]) -> str | None:
+    """A sentence where each of several ranks seems to train for itself; None where one was seen to send."""
+    if (found.get("world_size") or 1) < 2 or found.get("comm_bytes_per_step") != 0:
+        return None
+    return f"{found['world_size']} ranks were seen, and none sent anything in a step: each seems to train alone"
+
+
 def _window(trace: ScriptTrace) -> list[list[Event]]:
     """Of each rank, the steps of the window that count."""
     steps = sorted(summary.window(trace).items())

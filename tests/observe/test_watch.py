@@ -60,7 +60,8 @@ def seen(trace: ScriptTrace, rank: int) -> list[float]:
 
 def test_two_ranks_with_accumulation_and_loader_workers(tmp_path: Path) -> None:
     found, trace = watch(tmp_path, *TWO, str(SCRIPT), str(tmp_path), "workers")
-    assert (found["outcome"], found["world_size"], found["steps_by_rank"]) == (Outcome.OK, 2, [12, 12])
+    seen_of_it = (found["outcome"], found["world_size"], found["steps_by_rank"])
+    assert seen_of_it == (Outcome.OK, 2, [12, 12]), found["evidence"]
     for rank in range(2):  # the script may have come to the next backward, where it was stopped
         assert seen(trace, rank) == told(tmp_path, rank)
     assert (found["backwards_per_step"], found["optimizers"]) == (3, ["AdamW"])

@@ -74,7 +74,8 @@ def watch(
         )
         print(f"command   {shlex.join(rendered.command)}", file=sys.stderr, flush=True)
         trace = follow_script(job, Deadlines(start=start, step=step))
-        found = columns(trace, None if script is None else script.batch(plan, len(trace.readers)))
+        given = script.batch(plan, len(trace.readers)) if script is not None and trace.readers else None
+        found = columns(trace, given)
         found["plan"] = plan or None
     if found["outcome"] is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
@@ -106,6 +107,7 @@ def _script(
         return None, {}
     script = read(file, shlex.join(command) if command else None)
     plan = script.plan(parse_settings(pairs, [each.knob for each in script.knobs.values() if each.knob]))
+    script.batch(plan, 1)  # what cannot be calculated is said before anything is started
     reason = script.why_not(plan)
     if reason is not None:
         raise InputError(f"this plan is not to be run: {reason}")

@@ -23,6 +23,9 @@ from harness.launchers.processes import die_first, kill_group, kill_marked
 from harness.observe import injection
 from harness.observe.telling import STACKS_SIGNAL
 
+SHARED = Path("/dev/shm")
+SHARED_PREFIXES = ("torch_", "psm_", "sem.", "nccl-", "deepspeed_")
+"""What processes share there and leave behind when they are killed; other files are the script's own affair."""
 MARK = "HARNESS_TRIAL"
 """Environment variable that tells everything below a command from all other processes."""
 
@@ -100,6 +103,7 @@ class ScriptRanks(Ranks):
         """How the command itself ended; None while it runs."""
         temporary = job.folder / "tmp"  # what launchers leave in there goes with the trial
         temporary.mkdir()
+        self._shared_before = set(map(str, SHARED.glob("*")))
         environment = {**os.environ, "TMPDIR": str(temporary), "WANDB_MODE": "disabled", **job.environment}
         environment |= injection.prepare(job.folder, job.observed, environment) | {MARK: self._mark}
         injection.announce(job.folder, job.last_step)
@@ -135,9 +139,18 @@ class ScriptRanks(Ranks):
 
     def meet(self, rank: int, pid: int) -> None:
         """A rank has said which process it is."""
-        if rank not in self._pids:
+        if rank not in self._pids and self._is_ours(pid):
             self._pids[rank] = pid
             self._exits.add(pid)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a process that somebody names is one of the command's: numbers mean others in a namespace."""
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                return _environment_of(process).get(MARK) == self._mark
+            return self._command.pid in (pid, *(parent.pid for parent in process.parents()))
+        return False
 
     @property
     def running(self) -> frozenset[int]:
@@ -173,7 +186,7 @@ class ScriptRanks(Ranks):
         return exits
 
     def kill(self) -> None:
-        shared = _shared_memory(self._mark)
+        shared = _shared_memory(self._mark) - self._shared_before
         kill_group(self._command.pid)
         for pid in self._pids.values():
             with contextlib.suppress(ProcessLookupError):
@@ -211,4 +224,5 @@ def _shared_memory(mark: str) -> set[str]:
             found = {line.split(maxsplit=5)[5] for line in maps if "/dev/shm/" in line}
             if found:
                 (ours if _environment_of(process).get(MARK) == mark else others).update(found)
-    return {path for path in ours - others if not path.endswith(" (deleted)")}
+    left = {path for path in ours - others if not path.endswith(" (deleted)")}
+    return {path for path in left if Path(path).name.startswith(SHARED_PREFIXES)}

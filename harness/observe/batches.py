@@ -24,9 +24,11 @@ def tensors(value: Any, kind: type, name: str = "", depth: int = 0) -> dict[str,
         return {name or "0": value}
     found: dict[str, Any] = {}
     if depth < DEEPEST:
-        pairs = value.items() if hasattr(value, "items") else ()
-        if isinstance(value, (list, tuple)):
+        pairs: Any
+        if isinstance(value, (list, tuple)):  # one with names may have one that is called items
             pairs = enumerate(value[:MOST])
+        else:
+            pairs = value.items() if callable(getattr(value, "items", None)) else ()
         for key, each in pairs:
             if len(found) < MOST:
                 found.update(tensors(each, kind, f"{name}.{key}".strip("."), depth + 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +16,8 @@ def instead(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     # Not functools.wraps: Dynamo reads meanings into other attributes.
     for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(new, attribute, getattr(old, attribute, None))
+    with contextlib.suppress(TypeError, ValueError):  # some ask which arguments there are
+        new.__signature__ = inspect.signature(old)
     setattr(owner, name, new)
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from .telling import complain
+
 SHARES: dict[str, Callable[[int], float]] = {
     "send": lambda world: 1.0,
     # Each of the others receives it once, whoever passes it on: shared by all ranks, of which each is the root in turn.
@@ -51,6 +53,10 @@ def can_be_watched() -> bool:
     """Whether there are others, and nothing was compiled, which a mode would undo."""
     dist, dynamo = sys.modules.get("torch.distributed"), sys.modules.get("torch._dynamo.utils")
     counters = getattr(dynamo, "counters", {})
+    from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+    if _get_current_dispatch_mode() is not None:  # the script's own would be left in the place of ours
+        return False
     several = dist is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return several and not counters.get("stats", {}).get("unique_graphs")
 
@@ -66,7 +72,10 @@ class Sent:
         class Mode(TorchDispatchMode):
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 if func.namespace in ("c10d", "_c10d_functional"):
-                    note(seen, func._schema.name.rpartition("::")[2], args)
+                    try:
+                        note(seen, func._schema.name.rpartition("::")[2], args)
+                    except Exception:
+                        complain()
                 return func(*args, **(kwargs or {}))
 
         self._seen, self._mode = seen, Mode()

@@ -210,8 +210,8 @@ class Watcher:
         self.erred = True
         try:
             self._begin()
+            self.teller.error(error)  # first: a device that failed may never come to what is waited for next
             self._finish()
-            self.teller.error(error)
         except Exception:
             complain()
 

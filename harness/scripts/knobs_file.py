@@ -17,7 +17,7 @@ from typing import Any
 from harness.errors import InputError, UnknownNameError
 from harness.observe.injection import Settings as Observed
 from harness.scripts import key_paths, meaning
-from harness.scripts.expressions import Expression, Value
+from harness.scripts.expressions import Expression
 from harness.scripts.placeholders import BUILT_IN, names_in
 from strategies.knob import Choice, Knob, Range, Setting, Settings
 
@@ -190,11 +190,11 @@ def read(path: Path, command: str | None = None) -> KnobsFile:
     found = KnobsFile(
         folder=folder,
         command=argv,
-        workdir=folder / given.get("workdir", "."),
+        workdir=folder / _text({"workdir": ".", **given}, "workdir", str(path)),
         env={name: str(value) for name, value in _tabled(given.get("env", {}), "[env]").items()},
         files=files,
         knobs={name: _knob(name, _tabled(each, f"[knobs.{name}]"), files, list(knobs)) for name, each in knobs.items()},
-        require=tuple(map(_requirement, given.get("require", []))),
+        require=tuple(map(_requirement, _many(given.get("require", []), "require"))),
         samples_per_step=_expression(given.get("samples_per_step")),
         tokens_per_step=_expression(given.get("tokens_per_step")),
         world_size=_expression(given.get("world_size")),
@@ -214,13 +214,14 @@ def _knob(name: str, given: Mapping[str, Any], files: Mapping[str, Path], order:
             f"{name!r} cannot be a knob's name: a name has letters, digits and _, and is none of {', '.join(BUILT_IN)}"
         )
     _known(given, _KNOB, f"entry of {where}")
-    when = {other: tuple(v) if isinstance(v, list) else (v,) for other, v in given.get("when", {}).items()}
+    conditions = _tabled(given.get("when", {}), f"{where} when")
+    when = {other: tuple(v) if isinstance(v, list) else (v,) for other, v in conditions.items()}
     value = _expression(given.get("value"))
     earlier = order[: order.index(name)]
     for other in [*when, *(value.names if value else ())]:
         if other not in earlier:
             raise InputError(f"{where} needs {other!r}, which is no knob above it")
-    written = given.get("written", {})
+    written = _tabled(given.get("written", {}), f"{where} written")
     if value is None:
         knob = _range(name, given, where) if "low" in given or "high" in given else _choice(name, given, where)
     elif given.keys() & {"values", "low", "high", "default"}:
@@ -378,17 +379,15 @@ def _text(given: Mapping[str, Any], name: str, where: str) -> str:
     return found
 
 
+def _many(given: Any, where: str) -> list[Any]:
+    if not isinstance(given, list):
+        raise InputError(f"{where} must be a list, but is {given!r}")
+    return given
+
+
 def _listed(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given]
 
 
 def _expression(given: Any) -> Expression | None:
     return None if given is None else Expression(str(given))
-
-
-def text_of(value: Value, written: Mapping[str, str]) -> str:
-    """How a value stands in a command: as its knob writes it, or else true, 4, 0.001."""
-    text = (
-        str(value).lower() if isinstance(value, bool) else f"{value:.12g}" if isinstance(value, float) else str(value)
-    )
-    return written.get(text, text)

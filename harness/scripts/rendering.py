@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.scripts import key_paths
-from harness.scripts.knobs_file import KnobsFile, text_of
+from harness.scripts.expressions import Value
+from harness.scripts.knobs_file import KnobsFile
 from harness.scripts.placeholders import fill, is_placeholder
 from strategies.knob import Settings
 
@@ -70,3 +72,11 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def text_of(value: Value, written: Mapping[str, str]) -> str:
+    """How a value stands in a command: as its knob writes it, or else true, 4, 0.001."""
+    text = (
+        str(value).lower() if isinstance(value, bool) else f"{value:.12g}" if isinstance(value, float) else str(value)
+    )
+    return written.get(text, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -107,6 +108,10 @@ class ScriptRanks(Ranks):
         environment = {**os.environ, "TMPDIR": str(temporary), "WANDB_MODE": "disabled", **job.environment}
         environment |= injection.prepare(job.folder, job.observed, environment) | {MARK: self._mark}
         injection.announce(job.folder, job.last_step)
+        # A rank that can lock this file is one that nobody watches any more.
+        self._watched = os.open(job.folder / "watched", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._watched, fcntl.LOCK_EX)
         # Whoever watches holds this end alone: when it is gone, however it went, the kernel ends the ranks.
         self._alive = os.open(job.folder / "alive", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -122,6 +127,7 @@ class ScriptRanks(Ranks):
                 )
         except OSError as error:
             os.close(self._alive)
+            os.close(self._watched)
             raise MeasurementError(f"the command cannot be started: {error.strerror or error}") from error
         die_first(self._command.pid)
         self._exits.add(self._command.pid)
@@ -145,12 +151,15 @@ class ScriptRanks(Ranks):
 
     def _is_ours(self, pid: int) -> bool:
         """Whether a process that somebody names is one of the command's: numbers mean others in a namespace."""
-        with contextlib.suppress(psutil.Error):
+        try:
             process = psutil.Process(pid)
             if process.status() != psutil.STATUS_ZOMBIE:
-                return _environment_of(process).get(MARK) == self._mark
+                return pid == self._command.pid or _environment_of(process).get(MARK) == self._mark
             return self._command.pid in (pid, *(parent.pid for parent in process.parents()))
-        return False
+        except psutil.NoSuchProcess:  # it has ended, and there is nothing to be done to it
+            return True
+        except psutil.Error:
+            return False
 
     @property
     def running(self) -> frozenset[int]:
@@ -200,6 +209,7 @@ class ScriptRanks(Ranks):
         self._exits.close()
         if self._alive >= 0:
             os.close(self._alive)
+            os.close(self._watched)
             self._alive = -1
 
     def _left(self) -> bool:

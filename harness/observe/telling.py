@@ -150,6 +150,17 @@ class Teller:
         fcntl.fcntl(self._alive, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(self._alive, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(self._alive, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+        # Whoever went before now is not told of any more: but the lock is free then.
+        try:
+            watched = os.open(os.path.join(self.folder, "watched"), os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            fcntl.flock(watched, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(watched)
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def outcome_of(error: BaseException) -> str:

@@ -94,7 +94,7 @@ def _run(trace: ScriptTrace, deadlines: Deadlines, on_step: Callable[[int], None
             trace.status = ranks.status
             if referee is None and (world := ranks.world_size) is not None:
                 trace.readers = [EventReader(trace.job.events_of(rank)) for rank in range(world)]
-                referee = Referee(trace, Watch(trace, deadlines, on_step, None))
+                referee = Referee(trace, Watch(trace, deadlines, on_step, None), deadlines.step)
             if referee.must_stop(ranks) if referee is not None else _nobody(trace, deadlines.start):
                 end(ranks, trace)
                 break
@@ -120,8 +120,8 @@ class Referee:
     Ranks need not agree: the step is announced so far ahead that none has come to it.
     """
 
-    def __init__(self, trace: ScriptTrace, watch: Watch) -> None:
-        self.trace, self.watch = trace, watch
+    def __init__(self, trace: ScriptTrace, watch: Watch, patience_s: float) -> None:
+        self.trace, self.watch, self._patience = trace, watch, patience_s
         self._announced, self._meter = False, RaplMeter()
 
     @property
@@ -137,7 +137,7 @@ class Referee:
             who = reader.last("who")
             if who is not None and not any(each.rank == rank for each in self.trace.exits):
                 ranks.meet(rank, int(who["pid"]))
-        return self._unseen() or self._complete() or self._decide(ranks)
+        return self._unseen() or self._complete() or self._gone() or self._decide(ranks)
 
     def _unseen(self) -> bool:
         """Whether there is training whose steps cannot be told."""
@@ -150,6 +150,16 @@ class Referee:
                 self._fail(f"{reason}; say where a step ends, with backwards_per_step or harness.observe.step()", rank)
                 return True
         return False
+
+    def _gone(self) -> bool:
+        """Whether every rank has ended long ago, and the command has not."""
+        ended = {each.rank for each in self.trace.exits}
+        if len(ended) < len(self.trace.readers) or not self.trace.exited_at:
+            return False
+        if time.monotonic() - max(self.trace.exited_at.values()) <= self._patience:
+            return False
+        self.trace.stopped, self.trace.stopped_reason = "hang", "every rank has ended, and the command goes on"
+        return True
 
     def _complete(self) -> bool:
         """Whether every rank has taken the last step, or some wait in vain for the others."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import inspect
 import os
+import subprocess
 import sys
 import time
 import uuid
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.launchers.script import ScriptJob, ScriptRanks
+from harness.observe import injection
 from harness.observe.batches import tensors
 from harness.observe.replacing import instead
 
@@ -68,3 +71,19 @@ def test_what_is_replaced_has_the_arguments_that_it_had() -> None:
 def test_a_batch_may_have_a_field_called_items() -> None:
     batch = namedtuple("batch", ("users", "items"))([1], [2])
     assert tensors(batch, int) == {"0.0": 1, "1.0": 2}
+
+
+@pytest.mark.launching
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ranks are not tied to who watches")
+def test_a_rank_that_begins_when_nobody_watches_any_more_ends_at_once(tmp_path: Path) -> None:
+    environment = injection.prepare(tmp_path, injection.Settings(), os.environ)
+    (tmp_path / "watched").touch()
+    trains = "import torch; x = torch.ones(1, requires_grad=True); x.sum().backward(); print('trained')"
+    command = [sys.executable, "-c", trains]
+    ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (-9, "")
+    with (tmp_path / "watched").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (tmp_path / "rank0.events").unlink()
+        ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "trained\n")

@@ -100,7 +100,7 @@ def test_a_sweep_that_was_killed_goes_on_and_launches_nothing_twice(tmp_path: Pa
     done = sweep(tmp_path, "--trials", "3")
     assert done.returncode == 0, done.stderr
     trials = rows(tmp_path)
-    assert before < {row["trial_id"] for row in trials}
+    assert before <= {row["trial_id"] for row in trials}  # on a slow machine the kill may have come last
     assert [row["role"] for row in trials].count("baseline") == 2
     assert sorted(row["micro_batch_size"] for row in trials) == [2, 2, 8, 16]
 

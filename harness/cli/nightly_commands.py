@@ -48,7 +48,7 @@ def run(
 
     seconds = None if deadline is None else parse_duration(deadline)
     config = SweepConfig(
-        workload=suite.workload,
+        **suite.asked(Path() if path is None else path.parent),
         trust_remote_code=suite.trust_remote_code,
         world_size=suite.world_size or _ranks(),
         results=results,
@@ -185,10 +185,31 @@ def init(sweep: str | None, results: Path, output: Path, name: str) -> int:
 
     store = Store(results)
     hardware_id, found = chosen(store, sweep)
-    suite = from_sweep(store, hardware_id, found, name)
+    suite, trained = from_sweep(store, hardware_id, found, name, output.parent)
     write(suite, output)
     print(f"{output}: {', '.join(suite.plans)}")
+    if (other := _not_the_same(suite, output.parent, results, trained)) is not None:
+        print(f"warning: {other}", file=sys.stderr)
     return 0
+
+
+def _not_the_same(suite: Suite, folder: Path, results: Path, trained: str) -> str | None:
+    """Why nights of a suite would not measure the workload with this workload_id; None if they will."""
+    from harness import workloads
+
+    asked = suite.asked(folder)
+    try:
+        made = workloads.create(
+            asked.pop("workload"),
+            cache=results / "cache",
+            global_batch_size=asked.pop("global_batch")[0],
+            **asked,
+        )
+    except InputError as error:
+        return f"the suite's workload cannot be made here: {error}"
+    if made.workload_id == trained:
+        return None
+    return f"the sweep trained {trained}, but the suite makes {made.workload_id}: a file or the harness has changed"
 
 
 def ack(plan: str, metric: str, because: str, path: Path | None, acknowledged: Path, results: Path) -> int:

@@ -17,6 +17,7 @@ from harness.nightly.suite import Suite
 from harness.report.document import write
 from harness.report.nightly.nights_page import render, render_index
 from harness.report.nightly.nights_view import Accepted, Judged, Listed, NightlyView, Point
+from harness.sweeps.command_lines import PROGRAM, option_words
 
 KEPT = 30
 """Pages of single nights that are kept; each holds all that its charts need."""
@@ -79,7 +80,7 @@ def commands(suite: Suite, path: Path | None, findings: Iterable[Finding]) -> li
         if finding.verdict == "CONFIRMED":
             named = f"{finding.plan} {finding.metric}"
             found.append((f"Accept {named}", f'python -m harness nightly ack {named} --because "..."{_option(path)}'))
-            found.append((f"Run {finding.plan} once", f"python -m harness run {_settings(suite, finding.plan)}"))
+            found.append((f"Run {finding.plan} once", f"{PROGRAM} run {_settings(suite, finding.plan, path)}"))
     return found
 
 
@@ -87,11 +88,12 @@ def _option(path: Path | None) -> str:
     return "" if path is None else f" --suite {shlex.quote(str(path))}"
 
 
-def _settings(suite: Suite, plan: str) -> str:
-    words = [f"--workload {shlex.quote(suite.workload)}"] if suite.workload else []
-    words += [f"--world-size {suite.world_size}"] if suite.world_size else []
-    settings = suite.settings(plan).items()
-    return " ".join([*words, *(f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in settings)])
+def _settings(suite: Suite, plan: str, path: Path | None) -> str:
+    asked = suite.asked(Path() if path is None else path.parent)
+    words = option_words({**asked, "world_size": suite.world_size})
+    for name, value in suite.settings(plan).items():
+        words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
+    return shlex.join(words)
 
 
 def _judged(finding: Finding) -> Judged:

@@ -120,7 +120,12 @@ TRIALS = (
     _column("compile!", "bool", "", "whether the blocks were compiled"),
     _column("knobs!", "string", "", "every setting of the plan, as JSON"),
     _column("world_size!", "int64", "ranks", "dp x tp x pp"),
-    _column("tokens_per_s", "float64", "1/s", "tokens (samples where seq_len is 1) of a step / step_time_s"),
+    _column(
+        "tokens_per_s",
+        "float64",
+        "1/s",
+        "tokens (of encoder and decoder; samples where seq_len is 1) of a step / step_time_s",
+    ),
     _column("tokens_per_s_low", "float64", "1/s", "lower end of the 95 % interval of tokens_per_s"),
     _column("tokens_per_s_high", "float64", "1/s", "upper end of the 95 % interval of tokens_per_s"),
     _column("real_tokens_per_s", "float64", "1/s", "those of tokens_per_s that are no padding; null where none is"),

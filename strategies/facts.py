@@ -101,6 +101,9 @@ class ModelFacts:
     stem: tuple[str, ...] = ()
     """Names of the modules that run before the blocks, if the model may be cut into pipeline stages: each block takes
     the stream as its first argument and returns it to the next, and what else has parameters runs after the last."""
+    tail: tuple[str, ...] = ()
+    """Names of the parameters that the last stage holds beside its blocks, where the model brings `strategies.stages.
+    Stages`; the names in `stem` are then likewise those of the first stage's parameters."""
     stream: tuple[int, ...] = ()
     """Shape of one sample's stream between blocks, if they stand in a row; its first dimension is the one that sequence
     parallelism divides."""

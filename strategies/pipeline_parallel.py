@@ -52,7 +52,7 @@ class PipelineParallel(Strategy):
         pp, schedule, model = int(plan["pp"]), str(plan["pp_schedule"]), facts.model
         stages = pp * STAGES_PER_RANK[schedule]
         micro_batches = facts.global_batch_size // (int(plan["dp"]) * int(plan["micro_batch_size"]))
-        if not model.stem:
+        if not model.stream:
             why = model.whole_because or "it is not a stem, a row of blocks and a head"
             return f"{facts.workload} cannot be cut into stages: {why}"
         if model.shared_blocks:

@@ -3,7 +3,7 @@
 The model's own forward runs on every stage, with the inputs that the first one gets: of them it makes the masks and
 positions that its blocks need, whatever they are. On a later stage the stem makes zeros, the blocks of earlier stages
 let them pass, and the first block of its own gets the stream that the stage before has sent. Where the first block of
-the next stage would begin, a stage ends.
+the next stage would begin, a stage ends. A model whose author says how it is cut (`Stages`) is run by that instead.
 """
 
 from __future__ import annotations
@@ -11,12 +11,37 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from strategies.facts import ModelFacts
+
+BROUGHT = "brought_stages"
+"""Attribute of a model that brings `Stages`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """How a model is a row of blocks, said by its author, where its own forward does not show it.
+
+    Run one after another, the three must compute what the model's forward does: a plan that cuts here has to follow
+    one process, that runs the model's own, as every plan has.
+    """
+
+    begin: Callable[..., torch.Tensor]
+    """(model, *inputs) -> the stream `[samples, ...]` that the first block takes."""
+    end: Callable[..., torch.Tensor]
+    """(model, stream, *inputs) -> the model's outputs."""
+    block: Callable[..., torch.Tensor] | None = None
+    """(block, stream, *inputs) -> the stream for the next, of the same shape; None: block(stream)."""
+
+    def called(self, block: nn.Module, stream: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        """The stream after one block."""
+        made: torch.Tensor = block(stream) if self.block is None else self.block(block, stream, *inputs)
+        return made
 
 
 def cut(whole: nn.Module, facts: ModelFacts, names: Sequence[str], *, first: bool, last: bool) -> nn.Module:
@@ -34,6 +59,12 @@ def cut(whole: nn.Module, facts: ModelFacts, names: Sequence[str], *, first: boo
     """
     # Neither weights, which have no content yet, nor buffers are copied.
     part = copy.deepcopy(whole, {id(tensor): tensor for tensor in itertools.chain(whole.parameters(), whole.buffers())})
+    brought: Stages | None = getattr(whole, BROUGHT, None)
+    if brought is not None:
+        kept = (*names, *(facts.stem if first else ()), *(facts.tail if last else ()))
+        _let_go(part, kept)
+        part.__class__ = _by_hand(type(part), brought, tuple(names), first=first, last=last)
+        return part
     begin, end = facts.blocks.index(names[0]), facts.blocks.index(names[-1]) + 1
     received = _Received(facts.stream)
     for name in facts.blocks[:begin]:
@@ -100,12 +131,35 @@ def _stop(*args: Any, **kwargs: Any) -> Any:
 
 def _hollow(module: nn.Module, forward: Callable[..., Any]) -> None:
     """Take a module's parameters, and let it do something else."""
-    for owner in module.modules():
-        for name, parameter in owner._parameters.items():
+    _let_go(module, ())
+    module.forward = forward
+
+
+def _let_go(model: nn.Module, kept: Sequence[str]) -> None:
+    """Take a model's parameters, but for these and those of these modules."""
+    for path, owner in model.named_modules(remove_duplicate=False):
+        for name, parameter in list(owner._parameters.items()):
+            full = f"{path}.{name}" if path else name
+            if any(f"{full}.".startswith(f"{known}.") for known in kept):
+                continue
             if parameter is not None:  # some models ask a weight for its number format before they run
                 owner.__dict__[name] = torch.empty(0, dtype=parameter.dtype)
-        owner._parameters.clear()
-    module.forward = forward
+            del owner._parameters[name]
+
+
+def _by_hand(
+    kind: type[nn.Module], brought: Stages, names: tuple[str, ...], *, first: bool, last: bool
+) -> type[nn.Module]:
+    """The class of a stage of a model that brings its own."""
+
+    def forward(self: nn.Module, *stream: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        given = tuple(inputs.values())
+        made = brought.begin(self, *given) if first else stream[0]
+        for name in names:
+            made = brought.called(self.get_submodule(name), made, *given)
+        return brought.end(self, made, *given) if last else made.contiguous()
+
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def _stage_of(kind: Any, received: _Received) -> type[nn.Module]:

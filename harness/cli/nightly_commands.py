@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def run(
 
     seconds = None if deadline is None else parse_duration(deadline)
     config = SweepConfig(
-        **trained(suite),
+        **suite.asked(Path() if path is None else path.parent),
         trust_remote_code=suite.trust_remote_code,
         world_size=suite.world_size or (None if suite.knobs else _ranks()),
         results=results,
@@ -60,14 +60,6 @@ def run(
         print(text, file=sys.stderr)
 
     return _night(suite, path, config, entries, seconds, project, format, say)
-
-
-def trained(suite: Suite) -> dict[str, Any]:
-    """What a suite says is trained, as fields of a configuration."""
-    found = suite.request()
-    paths: dict[str, Any] = {name: Path(found[name]).expanduser() for name in ("data", "tokenizer") if name in found}
-    batch = {"global_batch": (found["global_batch"],)} if "global_batch" in found else {}
-    return {**found, **paths, **batch}
 
 
 def _ranks() -> int:
@@ -173,20 +165,33 @@ def _text(tonight: Any, findings: Any, changed: Any, page: Path) -> str:
 
 
 def init(
-    sweep: str | None, results: Path, output: Path, name: str, script: tuple[str | None, Path | None, list[str]]
+    sweep: str | None,
+    results: Path,
+    output: Path,
+    name: str,
+    script: tuple[str | None, Path | None, Sequence[str]] = (None, None, ()),
 ) -> int:
     """Write a suite from a sweep, or of a script: (its command, the file of its knobs, settings of some)."""
     from harness.nightly.init import write
 
-    suite = _made(sweep, results, output, name, *script)
+    suite, trained = _made(sweep, results, output, name, *script)
     write(suite, output)
     print(f"{output}: {', '.join(suite.plans)}")
+    if trained is not None and (other := _not_the_same(suite, output.parent, results, trained)) is not None:
+        print(f"warning: {other}", file=sys.stderr)
     return 0
 
 
 def _made(
-    sweep: str | None, results: Path, output: Path, name: str, command: str | None, knobs: Path | None, pairs: list[str]
-) -> Suite:
+    sweep: str | None,
+    results: Path,
+    output: Path,
+    name: str,
+    command: str | None,
+    knobs: Path | None,
+    pairs: Sequence[str],
+) -> tuple[Suite, str | None]:
+    """The suite, and of a sweep over a workload the workload_id that its trials have."""
     from harness.cli.commands import chosen
     from harness.nightly import script_suite
     from harness.nightly.init import from_sweep
@@ -197,14 +202,33 @@ def _made(
     if sweep is not None and (command is not None or pairs):
         raise InputError("a sweep says the command and the settings itself; leave out --script and --set, or the sweep")
     if sweep is None and knobs is not None:
-        return script_suite.pinned(knobs, command, pairs, name, output)
+        return script_suite.pinned(knobs, command, pairs, name, output), None
     store = Store(results)
     hardware_id, found = chosen(store, sweep)
     if "script" in store.sweep_info(hardware_id, found):
-        return script_suite.of_sweep(store, hardware_id, found, name, output, knobs)
+        return script_suite.of_sweep(store, hardware_id, found, name, output, knobs), None
     if knobs is not None:
         raise InputError(f"the sweep {found!r} is not of a script; leave out --knobs")
-    return from_sweep(store, hardware_id, found, name)
+    return from_sweep(store, hardware_id, found, name, output.parent)
+
+
+def _not_the_same(suite: Suite, folder: Path, results: Path, trained: str) -> str | None:
+    """Why nights of a suite would not measure the workload with this workload_id; None if they will."""
+    from harness import workloads
+
+    asked = suite.asked(folder)
+    try:
+        made = workloads.create(
+            asked.pop("workload"),
+            cache=results / "cache",
+            global_batch_size=asked.pop("global_batch")[0],
+            **asked,
+        )
+    except InputError as error:
+        return f"the suite's workload cannot be made here: {error}"
+    if made.workload_id == trained:
+        return None
+    return f"the sweep trained {trained}, but the suite makes {made.workload_id}: a file or the harness has changed"
 
 
 def ack(plan: str, metric: str, because: str, path: Path | None, acknowledged: Path, results: Path) -> int:

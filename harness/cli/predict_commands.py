@@ -148,6 +148,7 @@ def question_of(workload: str | None, cluster: Cluster, pairs: Sequence[str], op
         or cluster_plans.default_batch(made.global_batch_size, cluster.devices),
         cluster=cluster,
         fixed=fixed,
+        sequences=made.tokens_per_step // (made.global_batch_size * made.seq_len),
     )
 
 

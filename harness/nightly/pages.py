@@ -18,6 +18,8 @@ from harness.nightly.suite import Suite
 from harness.report.document import write
 from harness.report.nightly.nights_page import render, render_index
 from harness.report.nightly.nights_view import Accepted, Judged, Listed, NightlyView, Point
+from harness.sweeps import command_lines
+from harness.sweeps.command_lines import PROGRAM
 
 KEPT = 30
 """Pages of single nights that are kept; each holds all that its charts need."""
@@ -80,7 +82,7 @@ def commands(suite: Suite, path: Path | None, findings: Iterable[Finding]) -> li
         if finding.verdict == "CONFIRMED":
             named = f"{finding.plan} {finding.metric}"
             found.append((f"Accept {named}", f'python -m harness nightly ack {named} --because "..."{_option(path)}'))
-            found.append((f"Run {finding.plan} once", f"python -m harness {_once(suite, path, finding.plan)}"))
+            found.append((f"Run {finding.plan} once", f"{PROGRAM} {_once(suite, path, finding.plan)}"))
     return found
 
 
@@ -89,18 +91,13 @@ def _option(path: Path | None) -> str:
 
 
 def _once(suite: Suite, path: Path | None, plan: str) -> str:
-    settings = " ".join(
-        f"--set {name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in suite.settings(plan).items()
-    )
+    """The command that runs a plan once, without its program."""
+    settings = command_lines.set_words(suite.settings(plan))
     if suite.knobs is not None:
         command = f" -- {suite.script}" if suite.script else ""
-        return f"watch --knobs {shlex.quote(str(knobs_path(suite, path)))} {settings}{command}"
-    trained = suite.request() | ({"world_size": suite.world_size} if suite.world_size else {})
-    words = [
-        f"--{name.replace('_', '-')}{'' if value is True else f' {shlex.quote(str(value))}'}"
-        for name, value in trained.items()
-    ]
-    return " ".join(["run", *words, settings])
+        return f"watch {shlex.join(['--knobs', str(knobs_path(suite, path)), *settings])}{command}"
+    asked = suite.asked(Path() if path is None else path.parent)
+    return f"run {shlex.join([*command_lines.option_words({**asked, 'world_size': suite.world_size}), *settings])}"
 
 
 def _judged(finding: Finding) -> Judged:

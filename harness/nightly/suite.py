@@ -3,7 +3,9 @@
 name = "team"
 version = 1
 schema_version = 5          # in whose words the plans are written; 4 if it is left out
-workload = "gpt-nano"       # with data, field, tokenizer, seq_len, global_batch, seed, keep_dropout as of a sweep
+workload = "hf:model,task=causal-lm"    # as --workload takes it
+data = "notes.jsonl"        # relative paths, also those of the workload, begin at the folder of this file
+seq_len = 128               # and field, tokenizer, global_batch, seed, keep_dropout, as a sweep takes them
 world_size = 2
 launches = 3                # of each plan in a session
 steps = 16                  # measured steps of a launch, always the same
@@ -27,18 +29,20 @@ reference = "as-it-stands"  # the plan that the others must train alike with; th
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from dataclasses import field as member
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, UnknownNameError
 from harness.plan import ONE_UNIT, upgraded
+from harness.workloads import with_path
 from strategies.knob import Setting
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -71,18 +75,10 @@ METRICS: Mapping[str, Metric] = {
 }
 DEFAULT_METRICS = ("step_time_s", "setup_s", "peak_memory_bytes", "loss_last")
 
-
-REQUEST = (
-    "workload",
-    "data",
-    "field",
-    "tokenizer",
-    "seq_len",
-    "global_batch",
-    "seed",
-    "keep_dropout",
-)
-"""Fields that say what is trained."""
+OF_WORKLOAD = ("data", "field", "tokenizer", "seq_len", "keep_dropout", "global_batch", "seed")
+"""Fields that say beside `workload` what is trained, with the names that a sweep's options have."""
+_COUNTS = ("launches", "steps", "sessions", "baseline_nights")
+_OF_SCRIPT = ("script", "knobs", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +95,19 @@ class Suite:
     workload: str | None = None
     """None: the default workload of the machine."""
     data: str | None = None
-    """What follows are options of a sweep; paths are meant from where the nightly runs, as those of a sweep are."""
-    field: str | None = None
+    """Text or tokens to train on; None: the workload's own."""
+    field: str = "text"
+    """Field or column of `data`."""
     tokenizer: str | None = None
+    """JSON file of the package `tokenizers`; None: the workload's own."""
     seq_len: int | None = None
-    global_batch: int | None = None
-    seed: int | None = None
+    """Tokens of one sample; None: the workload's own."""
     keep_dropout: bool = False
+    """Whether the model's dropout is kept."""
+    global_batch: int | None = None
+    """Samples of one optimizer step; None: the workload's own, or the next multiple of the ranks."""
+    seed: int = 0
+    """Of weights and data order."""
     trust_remote_code: bool = False
     """Whether code that the workload's folder brings may be run: for whoever keeps this file to say, no sweep writes
     it."""
@@ -126,7 +128,7 @@ class Suite:
     reference: str | None = None
     """The plan of a script that the others must agree with in their first losses; None: the first one."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
-    floors: Mapping[str, float] = member(default_factory=dict)
+    floors: Mapping[str, float] = dataclasses.field(default_factory=dict)  # `field` is one of its fields
     """Metric -> smallest relative change that counts, where it is not the metric's own."""
 
     def __post_init__(self) -> None:
@@ -140,7 +142,18 @@ class Suite:
         for name in (*self.metrics, *self.floors):
             if name not in METRICS:
                 raise UnknownNameError("metric", name, METRICS)
-        least = {"launches": 2, "steps": 5, "sessions": 4, "baseline_nights": 10, "version": 1, "schema_version": 1}
+        for name in ("seq_len", "global_batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} of a suite must be at least 1, but got {getattr(self, name)}")
+        least = {
+            "seed": 0,
+            "launches": 2,
+            "steps": 5,
+            "sessions": 4,
+            "baseline_nights": 10,
+            "version": 1,
+            "schema_version": 1,
+        }
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} of a suite must be at least {low}, but got {getattr(self, name)}")
@@ -163,35 +176,36 @@ class Suite:
         parts = [self.version, self.workload, self.world_size, self.steps, dict(self.plans[plan])]
         parts += [self.schema_version] if self.schema_version >= ONE_UNIT and self.knobs is None else []
         parts += ["script", self.script] if self.knobs is not None else []
-        trained = {name: value for name, value in self.request().items() if name != "workload"}
-        parts += [trained] if trained else []
+        parts += [more] if (more := self._given(OF_WORKLOAD)) else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
-    def request(self) -> dict[str, Any]:
-        """What is trained, as options of a sweep; those that are left out are absent."""
-        return {name: value for name in REQUEST if (value := getattr(self, name)) not in (None, False)}
+    def asked(self, folder: Path) -> dict[str, Any]:
+        """What to train, by the names of a sweep's options, whether code is trusted left out.
+
+        Args:
+            folder: of the suite's file, where relative paths begin; they are given relative to this process's folder.
+        """
+
+        def found(path: str, maybe_a_name: bool = False) -> str:
+            there = os.path.normpath(folder / path)
+            return path if maybe_a_name and not os.path.exists(there) else there
+
+        paths = {name: Path(found(getattr(self, name))) for name in ("data", "tokenizer") if getattr(self, name)}
+        batch = {} if self.global_batch is None else {"global_batch": (self.global_batch,)}
+        workload = None if self.workload is None else with_path(self.workload, found)
+        return {"workload": workload, **self._given(OF_WORKLOAD), **paths, **batch}
+
+    def _given(self, names: Iterable[str]) -> dict[str, Any]:
+        """Those of these fields that are not at their default."""
+        usual = Suite.__dataclass_fields__
+        return {name: getattr(self, name) for name in names if getattr(self, name) != usual[name].default}
 
     def to_toml(self) -> str:
         """The file that `load` reads."""
-        lines = [
-            f"{name} = {json.dumps(value)}"
-            for name in (
-                "name",
-                "version",
-                "schema_version",
-                *REQUEST,
-                "world_size",
-                "script",
-                "knobs",
-                "reference",
-                "launches",
-                "steps",
-                "sessions",
-                "baseline_nights",
-            )
-            if (value := getattr(self, name)) is not None and value is not False
-        ]
-        lines += ["trust_remote_code = true"] if self.trust_remote_code else []
+        always = ("name", "version", "schema_version", "workload", "world_size", *_OF_SCRIPT, *_COUNTS)
+        found = {name: value for name in always if (value := getattr(self, name)) is not None}
+        found |= self._given((*OF_WORKLOAD, "trust_remote_code"))
+        lines = [f"{name} = {_toml(value)}" for name, value in found.items()]
         lines.append(f"metrics = {json.dumps(list(self.metrics))}")
         if self.floors:
             lines += ["", "[floors]", *(f"{name} = {value}" for name, value in self.floors.items())]
@@ -207,11 +221,16 @@ def _check_script(suite: Suite) -> None:
             if getattr(suite, name) is not None:
                 raise InputError(f"{name} of a suite says nothing without knobs, the file of a script's knobs")
         return
-    for name in (*REQUEST, "world_size", "trust_remote_code"):
-        if getattr(suite, name):
+    usual = Suite.__dataclass_fields__
+    for name in ("workload", *OF_WORKLOAD, "world_size", "trust_remote_code"):
+        if getattr(suite, name) != usual[name].default:
             raise InputError(f"{name} of a suite says nothing of a script; its knobs do")
     if suite.reference is not None and suite.reference not in suite.plans:
         raise UnknownNameError("plan of the suite", suite.reference, suite.plans)
+
+
+def _toml(value: Setting) -> str:
+    return json.dumps(value, ensure_ascii=False)  # TOML has no pairs of surrogates
 
 
 def load(path: Path) -> Suite:
@@ -238,14 +257,11 @@ def parse(values: Mapping[str, Any], where: str) -> Suite:
         if name not in fields:
             raise UnknownNameError("field of the suite", name, fields)
     wanted = {
-        **dict.fromkeys(
-            ("version", "schema_version", "world_size", "launches", "steps", "sessions", "baseline_nights"), int
-        ),
+        **dict.fromkeys(("version", "schema_version", "world_size", *_COUNTS), int),
         **dict.fromkeys(("seq_len", "global_batch", "seed"), int),
-        **dict.fromkeys(("name", "workload", "script", "knobs", "reference", "data", "field", "tokenizer"), str),
-        "keep_dropout": bool,
+        **dict.fromkeys(("name", "workload", *_OF_SCRIPT, "data", "field", "tokenizer"), str),
         **dict.fromkeys(("plans", "floors"), dict),
-        "trust_remote_code": bool,
+        **dict.fromkeys(("keep_dropout", "trust_remote_code"), bool),
         "metrics": list,
     }
     for name, kind in wanted.items():

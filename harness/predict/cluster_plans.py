@@ -51,11 +51,14 @@ class Question:
     """Of the workload."""
     model: ModelFacts
     seq_len: int
+    """Tokens of one sequence."""
     global_batch: int
     """Samples of one optimizer step."""
     cluster: Cluster
     fixed: Mapping[str, Setting]
     """Knobs that are given."""
+    sequences: int = 1
+    """Of each sample: two of an encoder-decoder."""
 
     @property
     def shape(self) -> Shape:
@@ -151,7 +154,7 @@ def rank(question: Question, found: Sequence[Plan], top: int | None = None) -> l
     }
     shares = {name: _column(value, found) / seconds for name, value in parts.items()}
     held = {name: _column(value, found) for name, value in memory_parts(memory).items()}
-    rates, mfu = question.global_batch * question.seq_len / seconds, _column(times.mfu, found)
+    rates, mfu = question.global_batch * question.sequences * question.seq_len / seconds, _column(times.mfu, found)
     return [
         Ranked(
             plan=found[at],

@@ -16,7 +16,7 @@ from harness.report import format as fmt
 from harness.report.figures import palette
 from harness.store import older
 from harness.store.records import Outcome
-from harness.store.standings import USABLE, Standing, Standings, order, over, score, standings
+from harness.store.standings import USABLE, Standing, Standings, order, over, score, standings, step_tokens
 from harness.store.store import plain_rows
 
 if TYPE_CHECKING:
@@ -287,9 +287,9 @@ class SweepView:
         curve = self.references.get(row["workload_id"])
         if curve is None or curve.empty or self.agreed(row["workload_id"]) is not None:
             return None
-        if is_script(row):
+        if is_script(row):  # it is the script as it stood, not one process
             return None
-        return float(row["global_batch_size"] * row["seq_len"] / curve["step_time_s"].median())
+        return float(step_tokens(row) / curve["step_time_s"].median())
 
     def interval(self, row: Row) -> tuple[float | None, float | None, float | None]:
         """(tokens per second, lower and upper end of its 95 % interval); a missing end is the value itself."""

@@ -145,7 +145,8 @@ TRIALS = (
         "rate_of",
         "string",
         "",
-        "what tokens_per_s counts: tokens or samples; null before version 8: samples where seq_len is 1",
+        "what tokens_per_s counts: tokens (of encoder and decoder) or samples; null before version 8: samples where "
+        "seq_len is 1",
     ),
     _column("tokens_per_s", "float64", "1/s", "tokens or samples of a step, as rate_of says, / step_time_s"),
     _column("tokens_per_s_low", "float64", "1/s", "lower end of the 95 % interval of tokens_per_s"),

@@ -223,6 +223,13 @@ def _step_variance(launches: tuple[Row, ...]) -> float:
     return (math.log(high / low) / 2 / _NORMAL) ** 2 if low and high else 0.0
 
 
+def step_tokens(row: Row) -> float:
+    """Tokens (samples where seq_len is 1) of one step of a trial; without a rate, those of one sequence a sample."""
+    if row.get("tokens_per_s") and row.get("step_time_s"):
+        return float(row["tokens_per_s"] * row["step_time_s"])
+    return float(row["global_batch_size"] * row["seq_len"])
+
+
 def _summarised(plan: Standing, spread: Spread | None) -> dict[str, Any]:
     """A row that reads like a trial's, with what the launches say together."""
     row = dict(plan.row)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.plan import Plan
 from harness.sweeps.config import SweepConfig
 from strategies.knob import Setting
 
 PROGRAM = "python -m harness"
+_RUN = [*PROGRAM.split(), "run"]
 ANEW = ("trust_remote_code",)
 """What nobody repeats for somebody else: a command that was recorded does not say whether code is trusted."""
 
@@ -22,21 +24,6 @@ def workload_options(config: SweepConfig) -> dict[str, object]:
     defaults = SweepConfig()
     given = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(defaults, name)}
     return given | ({"field": config.field} if config.field != defaults.field else {})
-
-
-def request(config: SweepConfig, workload: str, global_batch: int | None) -> dict[str, object]:
-    """What says what was trained and nothing else, as JSON holds it: options of a sweep that are not at their default.
-
-    Args:
-        config: the sweep's configuration.
-        workload: what was trained, also if it was not asked for by name.
-        global_batch: samples of a step if it was asked for.
-    """
-    names = ("data", "field", "tokenizer", "seq_len", "seed", "keep_dropout")
-    defaults = SweepConfig()
-    given = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(defaults, name)}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    return {"workload": workload, **plain, **({} if global_batch is None else {"global_batch": global_batch})}
 
 
 def run_command(
@@ -54,10 +41,43 @@ def run_command(
     options = {**workload_options(config), "workload": workload, "world_size": plan.world_size}
     if global_batch is not None:
         options["global_batch"] = global_batch
-    words = [w for name, value in options.items() for w in (_option(name), *([] if value is True else [str(value)]))]
-    for name, value in plan.differing(defaults).items():
-        words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
-    return f"{PROGRAM} run {shlex.join(words)}"
+    return f"{PROGRAM} run {shlex.join([*option_words(options), *set_words(plan.differing(defaults))])}"
+
+
+def option_words(options: Mapping[str, object]) -> list[str]:
+    """Fields of a configuration as words of a command line; None is left out, and of a flag what is not set."""
+    words = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words += [_option(name), *([] if value is True else [_text(value)])]
+    return words
+
+
+def set_words(settings: Mapping[str, Setting]) -> list[str]:
+    """Settings as words of a command line."""
+    pairs = {name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()}
+    return [word for name, value in pairs.items() for word in ("--set", f"{name}={value}")]
+
+
+def asked_by(command: str) -> dict[str, Any] | None:
+    """The options of a command that `run_command` wrote, by the names of their fields, paths as they were written.
+
+    The plan is left out. None if it is no such command.
+    """
+    kinds = {name: str(field.type) for name, field in SweepConfig.__dataclass_fields__.items()}
+    try:
+        words = shlex.split(command)
+        found: dict[str, Any] = {}
+        rest = iter(words[len(_RUN) :])
+        for word in rest:
+            name = word.removeprefix("--").replace("-", "_")
+            kind = kinds[name]
+            value = True if kind == "bool" else next(rest)
+            found[name] = int(value) if "int" in kind else value
+    except (ValueError, KeyError, StopIteration):
+        return None
+    found.pop("set", None)
+    return found if words[: len(_RUN)] == _RUN else None
 
 
 def resume_command(config: SweepConfig, name: str) -> str:
@@ -72,8 +92,7 @@ def resume_command(config: SweepConfig, name: str) -> str:
             words.append(_option(option) if value else f"--no-{option}")
             continue
         for item in value if option in ("set", "baseline") else [value]:
-            text = ",".join(map(str, item)) if isinstance(item, tuple) else str(item)
-            words += [_option(option), text]
+            words += [_option(option), _text(item)]
     return f"{PROGRAM} sweep {shlex.join(words)}"
 
 
@@ -87,6 +106,10 @@ def resuming(config: SweepConfig, name: str, *, passed: bool) -> str:
     given = {option: value for option, value in changed.items() if value != getattr(defaults, option)}
     words = [f"{o}={(str(v) if isinstance(v, Path) else v)!r}" for o, v in {"name": name, **given}.items()]
     return f"harness.sweep(model=..., batch=..., loss=..., {', '.join(words)})"
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _option(name: str) -> str:

@@ -82,7 +82,9 @@ def _facts(workload: Workload) -> Iterator[Line]:
         yield Line("derived", "data", note)
     dropout = f"set to 0 in {', '.join(workload.dropped)}" if workload.dropped else "none"
     yield Line("derived", "dropout", "kept, with the same masks in every plan" if facts.keeps_dropout else dropout)
-    yield Line("derived", "stages", f"after {', '.join(facts.stem)}" if facts.stem else f"none: {facts.whole_because}")
+    yield Line(
+        "derived", "stages", f"after {', '.join(facts.stem)}" if facts.stream else f"none: {facts.whole_because}"
+    )
     if isinstance(workload, Own | Hf):
         unused = workload.survey.unused
         yield Line("derived", "without use", f"{', '.join(unused)}: frozen" if unused else "none")

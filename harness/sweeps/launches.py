@@ -223,7 +223,7 @@ class Launches:
             self.repeats[row["trial_id"]] = command
         fits = not standings.over({"peak_memory_bytes": None, **row}, self.experiment.memory_ceiling_bytes)
         if row["outcome"] == Outcome.OK and row.get("disturbed") is None and fits and row.get("tokens_per_s_low"):
-            slowest = row["step_time_s"] * row["tokens_per_s"] / row["tokens_per_s_low"]
+            slowest = standings.step_tokens(row) / row["tokens_per_s_low"]
             workload = row["workload_id"]
             self._rivals[workload] = min(slowest, self._rivals.get(workload, math.inf))
 

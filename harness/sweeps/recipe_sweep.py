@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.launchers.launcher import Launcher
-from harness.sweeps import about, command_lines, target_loss
+from harness.sweeps import about, target_loss
 from harness.sweeps.experiment import Experiment
 from harness.sweeps.references import REFERENCE_STEPS, References
 from harness.sweeps.runners import calibrated, make_forecaster, make_runner
@@ -88,13 +88,9 @@ class RecipeSweep(Sweep):
             self.store.write_peaks(self.hardware_id, {**known, "predicted": predicted})
 
     def _about(self) -> dict[str, Any]:
-        made, first = self.experiment, next(iter(self.experiment.workloads.values()))
-        batch = first.global_batch_size if made.config.global_batch else None
-        asked = command_lines.request(made.config, made.config.workload or first.name, batch)
         return {
-            "request": None if made.passed else asked,
             "references": self.references.chosen,
             "strategies": [strategy.name for strategy in self.experiment.strategies],
-            "workload": about.describe(first),
+            "workload": about.describe(next(iter(self.experiment.workloads.values()))),
             "candidates": self.launches.forecaster.left_out(),
         }

@@ -133,10 +133,8 @@ def prepare(config: SweepConfig) -> ScriptExperiment:
 
 def watch_command(config: SweepConfig, plan: Plan, space: ScriptSpace) -> str:
     """The command that runs a plan of a script again, with every setting that is not its default."""
-    words = ["--knobs", str(config.knobs)]
-    for name, value in plan.differing({knob.name: knob.default for knob in space.knobs}).items():
-        words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
-    command = shlex.join(words) + (f" -- {config.script}" if config.script else "")
+    settings = command_lines.set_words(plan.differing({knob.name: knob.default for knob in space.knobs}))
+    command = shlex.join(["--knobs", str(config.knobs), *settings]) + (f" -- {config.script}" if config.script else "")
     return f"{command_lines.PROGRAM} watch {command}"
 
 

@@ -17,7 +17,7 @@ from harness.machine.hardware import Device
 from harness.plan import Plan
 from harness.store import records
 from harness.store.records import Outcome, Role
-from harness.store.standings import USABLE
+from harness.store.standings import USABLE, step_tokens
 from harness.store.store import Store
 from harness.trial import evidence, summary
 from harness.trial.numerics import Curve
@@ -177,7 +177,7 @@ def _steps(trial_id: str, trace: Trace, row: Mapping[str, Any]) -> list[dict[str
     """The steps; of a script each holds as many samples or tokens as its rate says."""
     rows = summary.step_rows(trial_id, trace)
     if trace.job.tokens_per_step is None and row.get("tokens_per_s"):
-        tokens = round(row["tokens_per_s"] * row["step_time_s"])
+        tokens = round(step_tokens(row))
         rows = [{**each, "tokens": tokens} for each in rows]
     return rows
 

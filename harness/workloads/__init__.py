@@ -22,6 +22,9 @@ ENTRY_POINTS = "harness.workloads"
 """Entry-point group: the name that `--workload` takes -> a `Factory`."""
 
 
+_OWN = re.compile(r"(.+\.py)(?::(\w+))?((?:,\w+=[^,]*)*)")
+_HF = re.compile(r"hf:(.+?)((?:,\w+=[^,]*)*)")
+
 Factory = Callable[[Request], "Workload"]
 """Makes a workload and checks all of its input, without writing anything."""
 
@@ -50,8 +53,7 @@ def create(
         InputError: a field, an option or the data cannot be used.
     """
     name, colon, rest = text.partition(":")
-    own = re.fullmatch(r"(.+\.py)(?::(\w+))?((?:,\w+=[^,]*)*)", text)
-    hf = re.fullmatch(r"hf:(.+?)((?:,\w+=[^,]*)*)", text)
+    own, hf = _OWN.fullmatch(text), _HF.fullmatch(text)
     factory: Factory
     if own:
         factory = partial(_own, file=own[1], function=own[2] or "workload")
@@ -85,6 +87,20 @@ def create(
 def names() -> list[str]:
     """Every name that `create` takes, sorted."""
     return sorted({*FAMILIES, *_added()})
+
+
+def with_path(text: str, change: Callable[[str, bool], str]) -> str:
+    """The workload written as `text` with another path in it, if it has one.
+
+    Args:
+        text: as `create` takes it.
+        change: (path, whether it may be the name of a model in the local cache instead) -> what to write in its place.
+    """
+    if own := _OWN.fullmatch(text):
+        return change(own[1], False) + text[own.end(1) :]
+    if hf := _HF.fullmatch(text):
+        return f"hf:{change(hf[1], True)}{hf[2]}"
+    return text
 
 
 def _gpt(request: Request) -> Workload:

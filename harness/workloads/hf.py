@@ -80,6 +80,11 @@ class Hf(Workload):
         return self.length
 
     @property
+    def tokens_per_step(self) -> int:
+        """Of an encoder-decoder, those of both."""
+        return super().tokens_per_step * (2 if self.task == "seq2seq" else 1)
+
+    @property
     def predictions(self) -> float | None:
         return self.examples.predictions
 
@@ -91,6 +96,7 @@ class Hf(Workload):
             "length": self.length,
             "data": self.examples.data_id,
             "weights": self.weights_id,
+            **({"tokens": "encoder and decoder"} if self.task == "seq2seq" else {}),  # so were not all rates recorded
             **({"lora": asdict(self.lora)} if self.lora.rank else {}),
             **({"load": self.load} if self.load else {}),
             **({"dropout": "kept"} if self.survey.kept else {}),

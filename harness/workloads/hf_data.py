@@ -61,7 +61,7 @@ class Examples(ABC):
         """Those with these indices in a step: the model's inputs and "labels"."""
 
     def real_tokens(self, step: int, indices: npt.ArrayLike, seed: int) -> int | None:
-        """How many tokens of these samples are no padding, an encoder's of pairs; None if all are."""
+        """How many tokens of these samples are no padding, those of encoder and decoder; None if all are."""
         return None
 
     def prepare(self) -> None:  # noqa: B027 - what is drawn needs no preparation
@@ -277,8 +277,9 @@ class Texts(Examples):
         return arrays(**given, labels=labels)
 
     def real_tokens(self, step: int, indices: npt.ArrayLike, seed: int) -> int | None:
-        lengths = self.store.lengths("first", self.store.chosen(step, indices, seed))
-        return int(np.minimum(lengths, self.words.length).sum())
+        chosen = self.store.chosen(step, indices, seed)
+        columns = self.COLUMNS if self.task == "seq2seq" else self.COLUMNS[:1]
+        return sum(int(np.minimum(self.store.lengths(c, chosen), self.words.length).sum()) for c in columns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from harness.workloads.fingerprint import OURS
 from harness.workloads.workload import Workload
 from strategies.facts import ModelFacts, Split
 from strategies.optimizer import OptimizerConfig
+from strategies.stages import BROUGHT, Stages
 
 Batch = Mapping[str, torch.Tensor]
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class TorchWorkload:
     tensor_parallel: Mapping[str, Split] = field(default_factory=dict)
     """Pattern of module names -> `Split.COLUMN` or `Split.ROW`, for pairs of linear layers with nothing between them
     but what works on each feature."""
+    stages: Stages | None = None
+    """How pipelines cut it, where its blocks do not show that they stand in a row; None: as the blocks show."""
     keep_dropout: bool = False
     """Whether its dropout is kept, with masks that are the same in every plan; else it is set to 0."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -71,6 +74,8 @@ class TorchWorkload:
             if not callable(getattr(self, name)) or isinstance(getattr(self, name), nn.Module):
                 got = type(getattr(self, name)).__name__
                 raise InputError(f"{name} must be a function, but is of type {got}; write lambda: ... or its name")
+        if self.stages is not None and not isinstance(self.stages, Stages):
+            raise InputError(f"stages must be of strategies.stages.Stages, but is of type {type(self.stages).__name__}")
         for name in ("global_batch_size", "seq_len"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise InputError(f"{name} must be an integer of at least 1, but got {getattr(self, name)!r}")
@@ -172,7 +177,7 @@ class Own(Workload):
         # A buffer that the constructor draws is the same on every rank.
         with torch.random.fork_rng([]):
             torch.manual_seed(self.seed)
-            model = self.asked.model().train()
+            model = _brought(self.asked).train()
         surveying.with_dropout(model, self.seed, self.survey)
         for name in self.survey.unused:
             model.get_parameter(name).requires_grad_(False)
@@ -276,9 +281,17 @@ def derived(source: Source, guarded: Guard, *, name: str, cache: Path, global_ba
 def _look(asked: TorchWorkload, batch: Batch, by_name: bool) -> tuple[tuple[str, ...], surveying.Survey]:
     """What the model is called with, and what was found of it."""
     with hollow.parameters():
-        model = asked.model()
+        model = _brought(asked)
     inputs = surveying.inputs_of(model, batch) if by_name else tuple(batch)[:1]
     return inputs, surveying.look(model, inputs, asked.loss, batch, asked.blocks, asked.keep_dropout)
+
+
+def _brought(asked: TorchWorkload) -> nn.Module:
+    """The model, with what it brings for pipelines."""
+    model = asked.model()
+    if asked.stages is not None:
+        setattr(model, BROUGHT, asked.stages)
+    return model
 
 
 class Guard:

@@ -69,6 +69,9 @@ def create(asked: TorchWorkload, *, cache: Path, global_batch_size: int | None, 
     for part in (asked.model, asked.batch, asked.loss, asked.metric, asked.seq_len, asked.predictions, asked.blocks):
         guarded("its code", functools.partial(taken.add, part))
     guarded("its code", lambda: taken.add({name: split.value for name, split in asked.tensor_parallel.items()}))
+    if asked.stages is not None:
+        for said in (asked.stages.begin, asked.stages.block, asked.stages.end):
+            guarded("its code", functools.partial(taken.add, said))
     if asked.keep_dropout:
         guarded("its code", lambda: taken.add("keep_dropout"))
     pickled = guarded("sending it to ranks", lambda: _pickled(asked))

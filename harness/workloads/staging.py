@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.errors import InputError
 from strategies.dropout import one_sample
 from strategies.facts import ModelFacts
-from strategies.stages import cut
+from strategies.stages import BROUGHT, Stages, cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,21 +25,37 @@ class Row:
     """Shape of one sample's stream between blocks."""
     outputs: tuple[int, ...] = ()
     """Shape of what the model returns for one sample."""
+    tail: tuple[str, ...] = ()
+    """Parameters that the last stage holds, where the author said how the model is cut; `stem` has the first's then."""
     against: str = ""
     """Why it cannot be cut, the second half of a sentence; "" if it can."""
 
+    @property
+    def before(self) -> tuple[str, ...]:
+        """Modules whose work is the first stage's."""
+        if not self.tail:
+            return self.stem
+        owners = dict.fromkeys(name.rpartition(".")[0] for name in self.stem if name not in self.tail)
+        return tuple(owner for owner in owners if owner)
+
 
 def find(model: nn.Module, given: Sequence[torch.Tensor], blocks: tuple[str, ...], unused: Collection[str] = ()) -> Row:
-    """Watch a pass, and then have stages of the model run alone.
+    """Watch a pass, and then have stages of the model run alone; or the functions that a model brings.
 
     Args:
         model: its parameters are fake tensors, and the mode is entered.
         given: one sample of each of its inputs.
         blocks: names of its repeated blocks.
         unused: parameters without a part in the loss.
+
+    Raises:
+        InputError: what the model brings does not make a row of its blocks.
     """
     if len(blocks) < 2:
         return Row(against="it has no row of blocks")
+    brought = getattr(model, BROUGHT, None)
+    if brought is not None:
+        return _by_hand(model, given, blocks, brought)
     seen = _Watch(model, blocks, unused)
     outputs = seen.run(given)
     if against := seen.against(outputs):
@@ -46,6 +63,66 @@ def find(model: nn.Module, given: Sequence[torch.Tensor], blocks: tuple[str, ...
     found = Row(stem=seen.stem, stream=tuple(seen.streams[0].shape[1:]), outputs=tuple(outputs.shape[1:]))
     against = _alone(model, given, blocks, found)
     return Row(against=against) if against else found
+
+
+def _by_hand(model: nn.Module, given: Sequence[torch.Tensor], blocks: tuple[str, ...], brought: Stages) -> Row:
+    """What an author's functions read, each given its stream as something new."""
+    trained = {p: p.requires_grad for p in model.parameters()}
+    for p in trained:
+        p.requires_grad_(p.is_floating_point())
+    try:
+        with one_sample():
+            stream = _tensor(brought.begin(model, *given), "begin")
+            read = {"begin": _read(model, stream)}
+            for name in blocks:
+                made = _tensor(brought.called(model.get_submodule(name), _new(stream), *given), name)
+                if made.shape != stream.shape:
+                    raise InputError(
+                        f"stages: {name} must return the shape that it is given, but got "
+                        f"{tuple(stream.shape[1:])} and returned {tuple(made.shape[1:])} for a sample"
+                    )
+                read[name] = _read(model, made)
+            outputs = _tensor(brought.end(model, _new(stream), *given), "end")
+            read["end"], wanted = _read(model, outputs), model(*given).shape
+    finally:
+        for p, asked in trained.items():
+            p.requires_grad_(asked)
+    if outputs.shape != wanted:
+        raise InputError(
+            f"stages: end must return what the model does, {tuple(wanted[1:])} for a sample, but returned "
+            f"{tuple(outputs.shape[1:])}"
+        )
+    for reader, names in read.items():
+        for name in names:
+            owner = next((block for block in blocks if name.startswith(f"{block}.")), None)
+            if owner != (reader if reader in blocks else None):
+                raise InputError(f"stages: {reader} reads {name}, which lies on the stage of {owner or 'an end'}")
+    every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    elsewhere = {*read["begin"], *(name for name in every if name.startswith(tuple(f"{block}." for block in blocks)))}
+    tail = tuple(name for name in every if name in read["end"] or name not in elsewhere)
+    return Row(stem=read["begin"], tail=tail, stream=tuple(stream.shape[1:]), outputs=tuple(outputs.shape[1:]))
+
+
+def _new(stream: torch.Tensor) -> torch.Tensor:
+    return stream.detach().requires_grad_()
+
+
+def _tensor(made: Any, what: str) -> torch.Tensor:
+    if not isinstance(made, torch.Tensor) or made.ndim < 2 or not made.is_floating_point():
+        got = f"{tuple(made.shape)} of {made.dtype}" if isinstance(made, torch.Tensor) else type(made).__name__
+        raise InputError(f"stages: {what} must return one tensor of floats, [samples, ...], but returned {got}")
+    return made
+
+
+def _read(model: nn.Module, made: torch.Tensor) -> tuple[str, ...]:
+    """Every name of the parameters that this depends on."""
+    named = list(model.named_parameters(remove_duplicate=False))
+    asked = list(dict.fromkeys(p for _, p in named if p.requires_grad))
+    if not asked or not made.requires_grad:
+        return ()
+    gradients = torch.autograd.grad(made.sum(), asked, allow_unused=True)
+    used = {p for p, gradient in zip(asked, gradients, strict=True) if gradient is not None}
+    return tuple(name for name, p in named if p in used)
 
 
 def shared(model: nn.Module, blocks: Sequence[str]) -> bool:

@@ -125,3 +125,25 @@ def test_a_stage_in_which_nothing_is_trained_is_refused(laboratory: Laboratory) 
 def test_a_step_without_any_label_is_said_to_be_no_number(laboratory: Laboratory) -> None:
     with pytest.raises(MeasurementError, match="ended with nan: loss of step 0 is nan"):
         laboratory.run({"micro_batch_size": 1}, gpt(Uneven, blocks=2, global_batch_size=1))  # the one that has none
+
+
+SAID = {
+    "gpipe": {"pp": 2, "pp_schedule": "gpipe"},
+    "interleaved": {"pp": 2, "pp_schedule": "interleaved"},
+    "zero3": {"pp": 2, "data_parallel": "zero3"},
+    "checkpointed": {"pp": 2, "activation_checkpoint": "full"},
+    "whole": {"data_parallel": "zero3"},
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_stages_that_an_author_says_follow_one_process(name: str, laboratory: Laboratory, tmp_path: Path) -> None:
+    file = EXAMPLE.with_name("twofold.py")
+    unsaid = create(f"{file}:unsaid", cache=tmp_path)
+    way = arranged({"micro_batch_size": 2, **SAID[name]})
+    if "pp" in way:
+        assert "cannot be cut into stages: " in str(why_not(way, unsaid))
+    workload = create(f"{file}:workload", cache=tmp_path)
+    workload.prepare()
+    assert why_not(way, workload) is None
+    assert laboratory.follows(way, workload)["numerics_max_rel_error"] <= EXACT

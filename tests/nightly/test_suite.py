@@ -2,19 +2,13 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.cli import nightly_commands
 from harness.errors import InputError, UnknownNameError
 from harness.nightly import acknowledge
 from harness.nightly.acknowledge import Acknowledgement
 from harness.nightly.suite import Suite, load, parse
-from harness.sweeps import command_lines
-from harness.sweeps.config import SweepConfig
-from harness.sweeps.experiment import prepare
-from tests.families import written
 
 from .invented import SUITE
 
@@ -121,38 +115,6 @@ def test_a_suite_is_frozen() -> None:
     with pytest.raises(AttributeError):
         SUITE.version = 2  # type: ignore[misc]
     assert isinstance(SUITE, Suite)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {
-            "workload": "gpt:blocks=2,width=64,heads=2",
-            "data": "text.txt",
-            "seq_len": 16,
-            "global_batch": (4,),
-            "seed": 3,
-        },
-        {"workload": "hf:gpt2,task=causal-lm", "seq_len": 16, "keep_dropout": True},
-        {"workload": f"{MIXER}:workload"},
-    ],
-    ids=["data", "hf", "file"],
-)
-def test_a_suite_recreates_what_a_sweep_trained(
-    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    written("gpt2", tmp_path)
-    (tmp_path / "text.txt").write_text("to be or not to be, that is the question " * 40)
-    asked = {**asked, **({"data": Path(asked["data"])} if "data" in asked else {})}
-    config = SweepConfig(**asked, world_size=2)
-    (size, workload), *_ = prepare(config).workloads.items()
-    request: dict[str, Any] = command_lines.request(config, str(config.workload), size if config.global_batch else None)
-    path = tmp_path / "suite.toml"
-    path.write_text(Suite(name="team", plans={"ddp": {}}, **request).to_toml())
-    suite = load(path)
-    again = prepare(SweepConfig(**nightly_commands.trained(suite), world_size=2))
-    assert [w.workload_id for w in again.workloads.values()] == [workload.workload_id]
 
 
 def test_what_is_trained_is_part_of_what_nights_have_in_common_and_old_suites_go_on() -> None:

@@ -180,6 +180,16 @@ def test_how_documents_are_laid_out_is_part_of_the_workload(tmp_path: Path) -> N
         ([{"text": "abc"}], {"fields": ",packing=true"}, "is shorter than one sample: 64 tokens"),
         ([{"text": "abc"}], {"seq_len": 65}, "a sample of 65 tokens is longer than the model's 64 positions"),
         ([{"text": "abc"}], {"fields": ",padding=odd"}, "padding must be fixed, but got 'odd'"),
+        (
+            [{"text": "abc"}],
+            {"fields": ",padding=buckets"},
+            "padding=buckets is refused: its steps have unequal widths",
+        ),
+        (
+            [{"text": "abc", "label": 1}],
+            {"fields": ",padding=buckets", "family": "bert", "field": "text,label"},
+            "padding=buckets is refused: its steps have unequal widths",
+        ),
         ([{"text": "abc"}], {"fields": ",packing=true", "family": "opt"}, "models of type opt are not known to keep"),
         ([{"text": "abc"}], {"fields": ",padding=fixed,task=masked-lm"}, "padding=fixed is for causal-lm"),
         ([{"text": "abc"}], {"field": "a,b,c"}, "causal-lm needs one field of text or messages, or two of text"),

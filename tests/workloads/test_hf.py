@@ -313,6 +313,9 @@ def test_a_named_model_needs_no_file(name: str, tmp_path: Path) -> None:
         assert (whole["input_ids"][:, 0] == 1).all()
     if name == "t5-mini":
         assert (whole["labels"] != IGNORED).any()
+        there = whole["attention_mask"].sum() + (whole["labels"] != IGNORED).sum()
+        assert workload.real_tokens(2) == there < workload.tokens_per_step
+        assert workload.tokens_per_step == whole["input_ids"].numel() + whole["labels"].numel()
     assert create(f"{name}:blocks=2", cache=tmp_path, global_batch_size=8).name == f"{name}-blocks2"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from harness.errors import InputError
 from harness.workloads import staging
+from strategies.stages import BROUGHT, Stages
 
 WIDTH, BLOCKS = 8, ("blocks.0", "blocks.1", "blocks.2")
 
@@ -163,3 +167,40 @@ def test_ends_may_share_a_weight_and_blocks_may_not() -> None:
     shared.blocks[2].weight = shared.blocks[0].weight  # type: ignore[assignment]
     assert not staging.shared(tied, BLOCKS)
     assert staging.shared(shared, BLOCKS)
+
+
+def brought(**other: Any) -> staging.Row:
+    """Of the straight model, by functions."""
+    model = Straight()
+    said = {"begin": lambda m, x: m.embed(x) * m.table, "end": lambda m, x, tokens: m.head(x), "block": None, **other}
+    setattr(model, BROUGHT, Stages(**said))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for name, p in list(model.named_parameters()):
+            path, _, own = name.rpartition(".")
+            setattr(model.get_submodule(path), own, nn.Parameter(torch.empty(p.shape)))
+        return staging.find(model, [torch.zeros(1, 3, dtype=torch.long)], BLOCKS)
+
+
+def test_functions_tell_which_parameters_lie_on_which_stage() -> None:
+    row = brought()
+    assert (row.stem, row.tail, row.before) == (("embed.weight",), ("head.weight",), ("embed",))
+    assert (row.stream, row.outputs, row.against) == ((3, WIDTH), (3, 11), "")
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"begin": lambda m, x: x}, "begin must return one tensor of floats"),
+        ({"begin": lambda m, x: (m.embed(x), x)}, "begin must return one tensor of floats, .* but returned tuple"),
+        (
+            {"begin": lambda m, x: m.blocks[0](m.embed(x))},
+            "begin reads blocks.0.weight, which lies on the stage of blo",
+        ),
+        ({"block": lambda b, x, tokens: b(x)[:, :2]}, "blocks.0 must return the shape that it is given"),
+        ({"end": lambda m, x, tokens: m.head(m.blocks[2](x))}, "end reads blocks.2.weight"),
+        ({"end": lambda m, x, tokens: m.head(x).mean(1)}, "end must return what the model does, .3, 11. for a sample"),
+    ],
+)
+def test_functions_that_make_no_row_are_one_sentence(other: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        brought(**other)

@@ -13,6 +13,7 @@ from harness.report import format as fmt
 from harness.report.figures import GRID, INK, figure, text
 from harness.report.panels.panel import TOP, Chart, Table, top_note
 from harness.report.sweep_view import SweepView
+from harness.store.standings import step_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,8 +193,7 @@ def _bands(view: SweepView, rows: Sequence[Row]) -> tuple[Curve, ...]:
         batch = row["global_batch_size"]
         name = _made(view, row) + (f", batch {batch}" if len(sizes) > 1 else "")
         curve = view.references[workload]
-        counted = row["tokens_per_s"] * row["step_time_s"] if view.is_script else batch * row["seq_len"]
-        steps = curve.rename(columns={"step_time_s": "seconds"}).assign(tokens=counted).set_index("step")
+        steps = curve.rename(columns={"step_time_s": "seconds"}).assign(tokens=step_tokens(row)).set_index("step")
         named = Named(at=None, label=name, short=name, colour=INK)
         curves.append(_curve(named, steps, {int(step): float(loss) for step, loss in steps["loss"].items()}))
     return tuple(curves)

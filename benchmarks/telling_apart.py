@@ -26,6 +26,7 @@ OVERLAPPING = 200
 def launches(count: int, workload: str) -> list[dict[str, Any]]:
     """Rows of fresh launches of one plan."""
     from harness.store.records import Role
+    from harness.trial.recorder import Launched
     from harness.sweeps.config import SweepConfig
 
     rows = []
@@ -36,7 +37,7 @@ def launches(count: int, workload: str) -> list[dict[str, Any]]:
         for number in range(1, count + 1):
             print(f"\r{number}/{count}", end="", file=sys.stderr, flush=True)
             for _ in range(2):  # a sweep repeats a disturbed launch once
-                result = made.run(plan, task, prepared.facts(task), role=Role.FINAL)
+                result = made.run(plan, task, prepared.facts(task), Launched(role=Role.FINAL))
                 if result.outcome != "ok":
                     sys.exit(f"launch {number} ended with {result.outcome}: {result.row['outcome_reason']}")
                 if result.row["disturbed"] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,9 +45,9 @@ def watch(
     from harness.launchers.job import Deadlines, Measurement
     from harness.launchers.script import ScriptJob, check
     from harness.observe.injection import Settings
-    from harness.scripts.rendering import Rendered, render
     from harness.store.records import Outcome
     from harness.sweeps.config import parse_duration, parse_share
+    from harness.trial import script_jobs
     from harness.trial.folder import temporary_folder
     from harness.trial.script_summary import columns
     from harness.trial.scripted import follow_script
@@ -61,18 +62,17 @@ def watch(
         measurement = Measurement(warmup_steps=warmup_steps, min_steps=steps, max_steps=steps, seconds=float("inf"))
     start, step = (parse_duration(text) for text in deadlines)
     with temporary_folder() as folder:
-        rendered = Rendered(tuple(command), {}) if script is None else render(script, plan, _below(folder))
-        workdir = Path.cwd() if script is None else script.workdir
-        check(rendered.command, workdir)
-        job = ScriptJob(
-            folder=folder,
-            command=rendered.command,
-            workdir=workdir,
-            environment=rendered.environment,
-            measurement=measurement,
-            observed=Settings(warmup_steps=warmup_steps),
-        )
-        print(f"command   {shlex.join(rendered.command)}", file=sys.stderr, flush=True)
+        if script is None:
+            job = ScriptJob(
+                folder=folder,
+                command=tuple(command),
+                workdir=Path.cwd(),
+                measurement=measurement,
+                observed=Settings(warmup_steps=warmup_steps),
+            )
+        else:
+            job = script_jobs.of_plan(script, plan, folder, measurement)
+        print(f"command   {shlex.join(job.command)}", file=sys.stderr, flush=True)
         trace = follow_script(job, Deadlines(start=start, step=step))
         given = script.batch(plan, len(trace.readers)) if script is not None and trace.readers else None
         found = columns(trace, given)
@@ -89,9 +89,18 @@ def _show(found: Mapping[str, Any], as_json: bool, alone: str | None) -> None:
             raise UnknownNameError("field of what was seen", alone, found)
         print(found[alone])
     elif as_json:
-        print(json.dumps(found, default=str))
+        print(json.dumps(_finite(found), default=str, allow_nan=False))
     else:
         print("\n".join(lines(found)))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no nan and no infinity: they are texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list) else value
 
 
 def _script(
@@ -106,19 +115,12 @@ def _script(
             raise InputError("--set needs --knobs, the file that says where a knob goes")
         return None, {}
     script = read(file, shlex.join(command) if command else None)
-    plan = script.plan(parse_settings(pairs, [each.knob for each in script.knobs.values() if each.knob]))
+    plan = script.plan(parse_settings(pairs, script.free))
     script.batch(plan, 1)  # what cannot be calculated is said before anything is started
     reason = script.why_not(plan)
     if reason is not None:
         raise InputError(f"this plan is not to be run: {reason}")
     return script, plan
-
-
-def _below(folder: Path) -> Path:
-    """Where what belongs to the script lies in a trial's folder; it goes with it."""
-    below = folder / "script"
-    below.mkdir()
-    return below
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

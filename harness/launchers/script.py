@@ -125,12 +125,18 @@ class ScriptRanks(Ranks):
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a word with a null byte
             os.close(self._alive)
             os.close(self._watched)
-            raise MeasurementError(f"the command cannot be started: {error.strerror or error}") from error
-        die_first(self._command.pid)
-        self._exits.add(self._command.pid)
+            raise MeasurementError(
+                f"the command cannot be started: {getattr(error, 'strerror', None) or error}"
+            ) from error
+        try:
+            die_first(self._command.pid)
+            self._exits.add(self._command.pid)
+        except BaseException:  # an interrupt too
+            self.kill()
+            raise
 
     @property
     def world_size(self) -> int | None:

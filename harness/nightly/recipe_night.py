@@ -24,7 +24,7 @@ from harness.sweeps.config import SweepConfig
 from harness.sweeps.experiment import Experiment, prepare
 from harness.sweeps.references import References, references_of
 from harness.sweeps.runners import make_runner
-from harness.trial.recorder import Result
+from harness.trial.recorder import Launched, Result
 from harness.trial.runner import Runner
 from harness.workloads.workload import Workload
 
@@ -102,7 +102,7 @@ class RecipeNight(NightRun):
         known = self.references.columns(workload, twin)
         if twin is not None and not twin.passed:
             return self.runner.refuse(plan, workload, str(twin.reason), None, known, twin.outcome, Role.NIGHTLY)
-        return self.runner.run(plan, workload, facts, role=Role.NIGHTLY, expected=known)
+        return self.runner.run(plan, workload, facts, Launched(role=Role.NIGHTLY, beside=known))
 
     def _canary(self) -> dict[str, float]:
         return run_canary(self.runner, self.experiment)

@@ -8,12 +8,12 @@ plan is written, and stays today's.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import InputError, UnknownNameError
 from harness.launchers.job import Deadlines
-from harness.launchers.script import ScriptJob, check
 from harness.nightly.bisect import UnbuildableError
 from harness.nightly.night import measurement
 from harness.nightly.script_night import plans
@@ -22,9 +22,9 @@ from harness.nightly.suite import METRICS, Suite
 from harness.plan import Plan
 from harness.scripts import knobs_file
 from harness.scripts.knobs_file import KnobsFile
-from harness.scripts.rendering import render
 from harness.store.records import Outcome
 from harness.sweeps.script_experiment import START_S
+from harness.trial import script_jobs
 from harness.trial.folder import temporary_folder
 from harness.trial.script_summary import columns
 from harness.trial.scripted import follow_script
@@ -52,18 +52,13 @@ class Checkouts:
         whole, kernels = script.plan(self.plan), tree.parent / "kernels"
         try:
             with temporary_folder() as folder:
-                own = folder / "script"
-                own.mkdir()
-                rendered = render(script, whole, own)
-                check(rendered.command, script.workdir)
-                settings = measurement(self.suite)
-                job = ScriptJob(
-                    folder=folder,
-                    command=rendered.command,
-                    workdir=script.workdir,
-                    environment={"TORCHINDUCTOR_CACHE_DIR": str(kernels), **_imports(tree, rendered.environment)},
-                    measurement=settings,
-                    observed=replace(script.observed, warmup_steps=settings.warmup_steps),
+                job = script_jobs.of_plan(
+                    script,
+                    whole,
+                    folder,
+                    measurement(self.suite),
+                    kernels=kernels,
+                    environment=_imports(tree, script.env),
                 )
                 trace = follow_script(job, replace(Deadlines(), start=START_S))
                 row = columns(trace, script.batch(whole, len(trace.readers)) if trace.readers else None)
@@ -87,10 +82,11 @@ class Checkouts:
         return replace(self.script, workdir=moved(self.script.workdir), files=files)
 
 
-def _imports(tree: Path, environment: dict[str, str]) -> dict[str, str]:
+def _imports(tree: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Packages of the repository's root are those of the checkout, wherever else they are installed."""
-    before = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, (str(tree), before)))}
+    if "PYTHONPATH" in environment:  # the knobs file says where they are
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))}
 
 
 def of_suite(suite: Suite, path: Path | None, plan: str | None, metric: str) -> Checkouts:

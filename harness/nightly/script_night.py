@@ -28,16 +28,16 @@ from harness.plan import Plan
 from harness.rank import preload_for
 from harness.scripts import knobs_file
 from harness.scripts.knobs_file import KnobsFile
-from harness.scripts.lanes import ScriptWorkload
-from harness.store.records import Outcome, Role
+from harness.scripts.lanes import ScriptWorkload, plan_of
+from harness.store.records import Role
 from harness.sweeps import experiment, script_baseline
 from harness.sweeps.config import SweepConfig
 from harness.sweeps.experiment import Experiment, check_writable
 from harness.sweeps.runners import make_runner
 from harness.sweeps.script_experiment import START_S, kernels
-from harness.trial.recorder import Result
+from harness.trial.recorder import Launched, Result
 from harness.trial.runner import Runner
-from harness.trial.script_runner import Baseline, ScriptRunner
+from harness.trial.script_runner import ScriptRunner
 
 REFERENCE_STEPS = Measurement()
 """Of the reference plan's two launches: as many as are compared, and the fewest that make a trial."""
@@ -50,14 +50,12 @@ def plans(suite: Suite, script: KnobsFile) -> dict[str, Plan]:
     Raises:
         InputError: a knob or value that the knobs file does not have.
     """
-    free = {knob.name for knob in script.free}
     found = {}
     for name in suite.plans:
         try:
-            whole = script.plan(suite.settings(name))
+            found[name] = plan_of(script, suite.settings(name))
         except InputError as error:
             raise InputError(f"the plan {name!r} of the suite {suite.name!r}: {error}") from None
-        found[name] = Plan(tuple((knob, value) for knob, value in whole.items() if knob in free))
     return found
 
 
@@ -80,7 +78,7 @@ class ScriptNight(NightRun):
         return plans(self.suite, self.script)
 
     def _launch(self, name: str) -> Result:
-        return self.runner.run(self.plans[name], self.runner.main, None, role=Role.NIGHTLY)
+        return self.runner.run(self.plans[name], self.runner.main, None, Launched(role=Role.NIGHTLY))
 
     def _seeds(self, names: Sequence[str]) -> list[Session]:
         self.say(f"{', '.join(names)}: {NO_SEEDS}")
@@ -170,20 +168,9 @@ class Script:
 
     def _compared(self, runner: ScriptRunner, around: Surroundings) -> str | None:
         """Launch what plans are compared with; returns why it could not be measured."""
-        plan = self.plans[self.reference]
-        rows: list[dict[str, object]] = []
         around.say(f"the reference plan {self.reference}, launched twice: what tonight's plans are compared with")
-        while len(rows) < script_baseline.LAUNCHES:
-            for _ in range(script_baseline.ATTEMPTS):
-                result = runner.run(plan, runner.main, None, role=Role.BASELINE)
-                if result.outcome is not Outcome.PREEMPTED:
-                    break
-            if result.outcome is not Outcome.OK:
-                why = result.row["outcome_reason"]
-                return f"the reference plan {self.reference!r} ended with {result.outcome}: {why}"
-            rows.append(result.row)
-            runner.baseline = self._baseline(around, rows)
-        return None
-
-    def _baseline(self, around: Surroundings, rows: Sequence[dict[str, object]]) -> Baseline:
-        return script_baseline.of(around.store, self.hardware.hardware_id, around.sweep, rows)
+        failed = script_baseline.measure(runner, self.plans[self.reference])
+        if failed is None:
+            return None
+        why = failed.row["outcome_reason"]
+        return f"the reference plan {self.reference!r} ended with {failed.outcome}: {why}"

@@ -15,6 +15,7 @@ from harness.nightly.suite import Suite
 from harness.plan import Plan, parse_settings
 from harness.scripts import knobs_file
 from harness.scripts.knobs_file import KnobsFile
+from harness.scripts.lanes import plan_of
 from harness.store.records import SCHEMA_VERSION, Outcome, Role
 from harness.store.standings import Row, order, standings
 from harness.store.store import Store
@@ -110,12 +111,10 @@ def _kind(row: Row) -> Any:
 
 def _plan(script: KnobsFile, given: Mapping[str, Setting]) -> dict[str, Setting]:
     """Every setting of a plan, so that new defaults of the knobs file do not change what is measured."""
-    whole = script.plan(given)
-    reason = script.why_not(whole)
+    reason = script.why_not(script.plan(given))
     if reason is not None:
         raise InputError(f"this plan is not to be run: {reason}")
-    free = {knob.name for knob in script.free}
-    return {name: value for name, value in whole.items() if name in free}
+    return dict(plan_of(script, given))
 
 
 def _suite(script: KnobsFile, knobs: Path, plans: Mapping[str, Any], name: str, output: Path) -> Suite:

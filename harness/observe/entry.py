@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any
 
-from .telling import SETTINGS, complain
+from .telling import SETTINGS, complain, own_rank
 
 _watchers: list[Any] = []
 """The one of this process, if it is watched."""
@@ -22,6 +22,7 @@ def autoload() -> None:
     if not path or _watchers:
         return
     try:
+        own_rank()
         with open(path) as file:
             settings = json.load(file)
         from .hooks import install

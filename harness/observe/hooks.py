@@ -84,7 +84,7 @@ def _scalers(watcher: Watcher, torch: Any) -> None:
         def step(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             before = watcher.step.calls
             out = old(scaler, optimizer, *args, **kwargs)
-            watcher.optimizer_skipped(optimizer, before)
+            watcher.scaler_stepped(scaler, optimizer, before)
             return out
 
         return step

@@ -19,6 +19,8 @@ def soon(value: Any) -> Any:
     if value is None or isinstance(value, (int, float)):
         return value
     torch = sys.modules["torch"]
+    if not isinstance(value, torch.Tensor):
+        return float(value)  # such as numpy's
     if type(value) is not torch.Tensor:
         value = here(value)
         if value is None:

@@ -32,10 +32,12 @@ NAMES = {
     "_allgather_base_": "all_gather",
     "allgather_into_tensor_coalesced_": "all_gather",
     "all_gather_into_tensor": "all_gather",
+    "all_gather_into_tensor_coalesced": "all_gather",
     "reduce_scatter_": "reduce_scatter",
     "_reduce_scatter_base_": "reduce_scatter",
     "reduce_scatter_tensor_coalesced_": "reduce_scatter",
     "reduce_scatter_tensor": "reduce_scatter",
+    "reduce_scatter_tensor_coalesced": "reduce_scatter",
     "alltoall_base_": "all_to_all",
     "all_to_all_single": "all_to_all",
 }
@@ -43,7 +45,9 @@ NAMES = {
 
 _OUTPUT_FIRST = {name for name in NAMES if NAMES[name] in ("all_gather", "reduce_scatter", "all_to_all")} - {
     "all_gather_into_tensor",
+    "all_gather_into_tensor_coalesced",
     "reduce_scatter_tensor",
+    "reduce_scatter_tensor_coalesced",
     "all_to_all_single",
 }
 """Operators that take what they fill before what they send; functional ones fill nothing."""
@@ -101,6 +105,18 @@ class Sent:
         }
 
 
+def _group_size(arguments: list[Any]) -> int:
+    """Of the group that a collective is called with: as an object, or by its name as functional ones are."""
+    torch, dist = sys.modules["torch"], sys.modules["torch.distributed"]
+    for each in arguments:
+        if isinstance(each, torch.ScriptObject):
+            return int(dist.ProcessGroup.unbox(each).size())
+    # The name is the last text: a reduction's kind comes before it.
+    name = next((each for each in reversed(arguments) if isinstance(each, str)), None)
+    group = None if name is None else dist.distributed_c10d._resolve_process_group(name)
+    return int(dist.get_world_size(group))
+
+
 def note(seen: dict[str, list[int]], name: str, args: Any) -> None:
     """Add what a rank sends in one call.
 
@@ -111,10 +127,9 @@ def note(seen: dict[str, list[int]], name: str, args: Any) -> None:
     """
     if name not in NAMES:
         return
-    torch, dist = sys.modules["torch"], sys.modules["torch.distributed"]
+    torch = sys.modules["torch"]
     leaves = torch.utils._pytree.tree_leaves
-    group = next((a for a in leaves(args) if isinstance(a, torch.ScriptObject)), None)
-    world = dist.ProcessGroup.unbox(group).size() if group is not None else dist.get_world_size()
+    world = _group_size(leaves(args))
     source = args[1] if name in _OUTPUT_FIRST else args[0]
     size = sum(t.numel() * t.element_size() for t in leaves(source) if isinstance(t, torch.Tensor))
     entry = seen.setdefault(NAMES[name], [0, 0])

@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+OWNER = "HARNESS_OBSERVED_RANK"
+"""Environment variable: which process the rank in the environment belongs to, as rank:pid."""
 SETTINGS = "HARNESS_OBSERVE"
 """Environment variable: path of a JSON file, see `injection.Settings`; without it nothing happens."""
 AT_ONCE = 100
@@ -43,15 +45,27 @@ def who() -> tuple[int, int]:
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
-    get = os.environ.get
-    rank = get("RANK") or get("SLURM_PROCID") or get("OMPI_COMM_WORLD_RANK") or get("PMI_RANK") or "0"
-    world = get("WORLD_SIZE") or get("SLURM_NTASKS") or get("OMPI_COMM_WORLD_SIZE") or get("PMI_SIZE") or "1"
-    return int(rank), int(world)
+    # What schedulers say stands in every shell of an allocation too, ranks or not: a group tells of theirs.
+    return int(os.environ.get("RANK") or "0"), int(os.environ.get("WORLD_SIZE") or "1")
 
 
 def launched_as_rank() -> bool:
-    """Whether a launcher said which rank this process is."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether a launcher said which rank this process is, and not a rank that it is one's helper."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return False
+    return not _inherited()
+
+
+def own_rank() -> None:
+    """Remember in what this process hands down that the rank of its environment is its own."""
+    if "RANK" in os.environ and not _inherited():
+        os.environ[OWNER] = f"{os.environ['RANK']}:{os.getpid()}"
+
+
+def _inherited() -> bool:
+    """Whether the rank in the environment is that of a process further up."""
+    rank, _, pid = os.environ.get(OWNER, "").rpartition(":")
+    return rank == os.environ.get("RANK") and pid != str(os.getpid())
 
 
 class Teller:

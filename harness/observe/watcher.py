@@ -117,10 +117,11 @@ class Watcher:
         self._stepped(optimizer)
 
     @guarded
-    def optimizer_skipped(self, optimizer: Any, calls_before: int) -> None:
-        """Whoever scales gradients meant to call an optimizer, and left it out because they are infinite."""
+    def scaler_stepped(self, scaler: Any, optimizer: Any, calls_before: int) -> None:
+        """Whoever scales gradients called an optimizer that cannot be seen, or left it out as they are infinite."""
         if self.step.calls == calls_before:
-            self.step.skipped = True
+            known = getattr(scaler, "_per_optimizer_states", {}).get(id(optimizer), {})
+            self.step.skipped = any(each.item() for each in known.get("found_inf_per_device", {}).values())
             self._stepped(optimizer)
 
     @guarded
@@ -152,6 +153,10 @@ class Watcher:
             return
         if launched_as_rank():
             self._begin()
+        now = time.perf_counter()
+        if self.phase and now - self.beat_at > BEAT_S:  # alive, though it may be a validation that trains nothing
+            self.beat_at = now
+            self.teller.write("beat", step=self.number - 1, backwards=self.step.backwards)
         found = batches.tensors(batch, sys.modules["torch"].Tensor)
         self.step.samples += batches.samples(found)
         self.step.tokens += batches.tokens(found)

@@ -34,9 +34,16 @@ def load(path: Path) -> Any:
         raise InputError(f"{path} is no {path.suffix[1:].upper()}: {error}") from None
     yaml = _yaml(path)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return _unshared(yaml.safe_load(text))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no YAML: {error}") from None
+
+
+def _unshared(content: Any) -> Any:
+    """With a copy wherever YAML's aliases are one thing in several places: a knob goes into one of them."""
+    if isinstance(content, dict):
+        return {key: _unshared(each) for key, each in content.items()}
+    return [_unshared(each) for each in content] if isinstance(content, list) else content
 
 
 def save(content: Any, path: Path) -> None:

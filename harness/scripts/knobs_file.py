@@ -304,6 +304,9 @@ def _requirement(given: Any) -> Requirement:
 
 def _check(found: KnobsFile) -> None:
     """What concerns several parts: every placeholder has its word, every knob goes somewhere, every path is there."""
+    for name in found.files:
+        if name in found.knobs or name in BUILT_IN:
+            raise InputError(f"[files.{name}] cannot be called so: {{{name}}} is a knob's place, or a built-in one")
     valid = [*found.knobs, *found.files, *BUILT_IN]
     texts = {"the command": found.command, **{f"[env] {name}": (value,) for name, value in found.env.items()}}
     written = {f"[knobs.{name}]": tuple(each.written.values()) for name, each in found.knobs.items()}

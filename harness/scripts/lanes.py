@@ -38,6 +38,16 @@ class ScriptWorkload:
         """Nothing: the script reads what it needs."""
 
 
+def plan_of(script: KnobsFile, given: Mapping[str, Setting]) -> Plan:
+    """The plan with these settings, others at their defaults; it holds what is chosen, not what follows from that.
+
+    Raises:
+        InputError: a name or value that is none, or a relation that cannot be calculated.
+    """
+    whole, free = script.plan(given), {knob.name for knob in script.free}
+    return Plan(tuple((name, value) for name, value in whole.items() if name in free))
+
+
 def changes_mathematics(script: KnobsFile, plan: Mapping[str, Setting], baseline: Mapping[str, Setting]) -> bool:
     """Whether a whole plan has another value than the baseline's of a knob that changes what is learned."""
     return any(plan.get(name) != baseline.get(name) for name, each in script.knobs.items() if each.mathematics)

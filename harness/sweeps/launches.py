@@ -20,8 +20,8 @@ from harness.sweeps import finals
 from harness.sweeps.config import OBJECTIVES
 from harness.sweeps.forecast import Forecaster
 from harness.sweeps.references import References, Twin
-from harness.sweeps.subject import Runs, Subject
-from harness.trial.recorder import Result
+from harness.sweeps.subject import Subject
+from harness.trial.recorder import Launched, Recorder, Result
 
 MOST_FUTILE = 3
 """Repetitions in a row that may be disturbed as well; then the machine is a busy one, and launches are only flagged."""
@@ -66,7 +66,7 @@ class Launches:
     """What is expected of plans; learns from every trial."""
     may_go_on: Callable[[float], bool] = lambda seconds: True
     on_result: Callable[[Result], None] = lambda result: None
-    runner: Runs = field(init=False)
+    runner: Recorder = field(init=False)
     """Set once everything was checked."""
     repeats: dict[str, str] = field(default_factory=dict)
     """trial_id -> the command that repeats its plan."""
@@ -160,19 +160,15 @@ class Launches:
         expected = {**self.forecaster.columns(Point(size, plan)), **known}
         if twin is not None and not twin.passed:
             return self._failed_on_its_twin(plan, workload, twin, number, expected)
-        facts = self.experiment.facts(workload)
-        result = self.runner.run(
-            plan,
-            workload,
-            facts,
-            number,
+        launched = Launched(
             role=role,
-            rival_step_time_s=rival_step_time_s,
-            repeatable=role is Role.SEARCH and self._may_repeat,
-            profile=self._profile(plan, size) if role is Role.FINAL else None,
+            study_trial=number,
             round=round,
-            expected=expected,
+            repeatable=role is Role.SEARCH and self._may_repeat,
+            rival_step_time_s=rival_step_time_s,
+            beside={**expected, **(self._profile(plan, size) if role is Role.FINAL else {})},
         )
+        result = self.runner.run(plan, workload, self.experiment.facts(workload), launched)
         self.note(result, plan)
         return result
 

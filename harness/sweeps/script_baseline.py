@@ -3,19 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.launchers.job import Measurement
+from harness.plan import Plan
+from harness.store.records import Outcome, Role
+from harness.store.standings import Row
 from harness.store.store import Store
 from harness.trial import numerics
 from harness.trial.numerics import Curve
-from harness.trial.script_runner import Baseline
+from harness.trial.recorder import Launched, Result
+from harness.trial.script_runner import Baseline, ScriptRunner
 
 LAUNCHES = 2
 """Of the baseline: what they differ by is no fault of a plan."""
 ATTEMPTS = 3
 """How often one is begun that the system takes away each time."""
+
+
+def measure(
+    runner: ScriptRunner,
+    plan: Plan,
+    known: Sequence[Row] = (),
+    note: Callable[[Result], None] = lambda result: None,
+    *,
+    study_trial: int | None = None,
+    kept: bool = False,
+) -> Result | None:
+    """Launch a script as it stood as often as it was not yet, and have its runner compare plans with it.
+
+    Args:
+        runner: launches it.
+        plan: the script as it stood.
+        known: launches that ended well before.
+        note: told of each launch.
+        study_trial: number of the first launch in a study.
+        kept: see `of`.
+
+    Returns:
+        The launch that did not end well; None if all did.
+
+    Raises:
+        as `ScriptRunner.run`, and what `note` raises.
+    """
+    rows = list(known[:LAUNCHES])
+    while True:
+        if rows:
+            runner.baseline = of(runner.store, runner.hardware_id, runner.sweep, rows, kept=kept)
+        if len(rows) == LAUNCHES:
+            return None
+        launched = Launched(role=Role.BASELINE, study_trial=None if rows else study_trial)
+        for _ in range(ATTEMPTS):
+            result = runner.run(plan, runner.main, None, launched)
+            note(result)
+            if result.outcome is not Outcome.PREEMPTED:
+                break
+        if result.outcome is not Outcome.OK:
+            return result
+        rows.append(result.row)
 
 
 def of(

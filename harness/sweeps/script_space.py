@@ -9,6 +9,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.plan import Plan
 from harness.scripts.knobs_file import KnobsFile
+from harness.scripts.lanes import plan_of
 from harness.search.choosers import Chooser, Domain, Reader, every, points
 from harness.search.space import pick, written
 from strategies.knob import Knob, Range, Setting
@@ -40,12 +41,10 @@ class ScriptSpace:
         Raises:
             InputError: it is not to be run, with the reason.
         """
-        whole = self.script.plan(given)
-        reason = self.script.why_not(whole)
+        reason = self.script.why_not(self.script.plan(given))
         if reason is not None:
             raise InputError(f"this plan is not to be run: {reason}")
-        chosen = {knob.name for knob in self.knobs}
-        return Plan(tuple((name, value) for name, value in whole.items() if name in chosen))
+        return plan_of(self.script, given)
 
     # -- drawing
 

@@ -13,7 +13,8 @@ from harness.sweeps import script_baseline
 from harness.sweeps.script_experiment import APART, MAIN, ScriptExperiment, kernels
 from harness.sweeps.sweep import Sweep
 from harness.trial import script_summary
-from harness.trial.script_runner import Baseline, ScriptRunner
+from harness.trial.recorder import Result
+from harness.trial.script_runner import NOISE_FACTOR, ScriptRunner
 
 REPEATABLE = 1e-6
 """Relative difference of two launches that is rounding."""
@@ -48,51 +49,39 @@ class ScriptSweep(Sweep):
 
     def _prepare(self) -> None:
         """The script as it stood, launched twice."""
-        known = [row for row in self._rows() if row["role"] == Role.BASELINE and row["outcome"] in standings.USABLE]
-        if known:
-            self._runner.baseline = self._baseline(known[: script_baseline.LAUNCHES])
-        else:
+        rows = self.store.rows(self.name, self.hardware_id)
+        known = [row for row in rows if row["role"] == Role.BASELINE and row["outcome"] in standings.USABLE]
+        plan = self.experiment.space.baseline
+        if not known:
             self.display.message("the script as it stood, launched twice: what its other plans are compared with")
-        while len(known) < script_baseline.LAUNCHES:
-            known.append(self._launch(first=not known))
-            self._runner.baseline = self._baseline(known)
-        if (warning := script_summary.alone(known[0])) is not None:
-            self.display.message(f"warning: {warning}")
-        baseline, limit = self._runner.baseline, self.experiment.script.tolerance
-        assert baseline is not None
-        noise = baseline.noise
+        failed = script_baseline.measure(self._runner, plan, known, self._note, study_trial=0, kept=True)
+        if failed is not None:
+            command = self.experiment.repeat(plan, MAIN, {})
+            raise MeasurementError(
+                f"the script as it stood ended with {failed.outcome}: {failed.row['outcome_reason']}; "
+                f"to see what it printed: {command}"
+            )
+        assert self._runner.baseline is not None
+        noise, limit = self._runner.baseline.noise, self.experiment.script.tolerance
         if noise > REPEATABLE:
-            judged = f"; plans are judged by {max(limit, 3 * noise):.2g}" if 3 * noise > limit else ""
+            wide = NOISE_FACTOR * noise
+            judged = f"; plans are judged by {wide:.2g}" if wide > limit else ""
             self.display.message(
                 f"two launches of the baseline differ by {noise:.1e}: the script is not repeatable{judged}"
             )
 
-    def _rows(self) -> list[dict[str, Any]]:
-        return self.store.rows(self.name, self.hardware_id)
-
-    def _launch(self, *, first: bool) -> dict[str, Any]:
-        plan, workload = self.experiment.space.baseline, self.experiment.workloads[MAIN]
-        for _ in range(script_baseline.ATTEMPTS):
-            result = self._runner.run(plan, workload, None, 0 if first else None, role=Role.BASELINE)
-            self.launches.note(result, plan)
-            if result.outcome is not Outcome.PREEMPTED:
-                break
-        if result.outcome is not Outcome.OK:
-            command = self.experiment.repeat(plan, MAIN, {})
-            raise MeasurementError(
-                f"the script as it stood ended with {result.outcome}: {result.row['outcome_reason']}; "
-                f"to see what it printed: {command}"
-            )
-        if result.row["tokens_per_s"] is None:
+    def _note(self, result: Result) -> None:
+        """A launch of the baseline was recorded. Raises InputError where its speed could not be compared."""
+        row = result.row
+        self.launches.note(result, self.experiment.space.baseline)
+        if result.outcome is Outcome.OK and row["tokens_per_s"] is None:
             raise InputError(
-                f"nobody knows how many {result.row['rate_of']} a step of {workload.name} holds "
-                f"({result.row['samples_from']}), so that plans cannot be compared; say it in the knobs file, such as "
+                f"nobody knows how many {row['rate_of']} a step of {row['workload']} holds ({row['samples_from']}), so "
+                "that plans cannot be compared; say it in the knobs file, such as "
                 'samples_per_step = "micro_batch_size * world_size"'
             )
-        return result.row
-
-    def _baseline(self, rows: list[dict[str, Any]]) -> Baseline:
-        return script_baseline.of(self.store, self.hardware_id, self.name, rows, kept=True)
+        if self._runner.baseline is None and (warning := script_summary.alone(row)) is not None:
+            self.display.message(f"warning: {warning}")
 
     def _about(self) -> dict[str, Any]:
         made = self.experiment

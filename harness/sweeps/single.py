@@ -24,7 +24,7 @@ from harness.sweeps.display import waited
 from harness.sweeps.experiment import prepare
 from harness.sweeps.references import references_of
 from harness.sweeps.runners import calibrated, make_runner
-from harness.trial.recorder import Result
+from harness.trial.recorder import Launched, Result
 from strategies.knob import Setting
 
 
@@ -72,7 +72,7 @@ def run_once(
             return runner.refuse(plan, workload, str(twin.reason), None, known, twin.outcome, Role.RUN)
         calibrated(experiment, runner, probed=False)
         profile = runner.profile(plan, workload, facts)[0]
-        return runner.run(plan, workload, facts, profile=profile, expected=known)
+        return runner.run(plan, workload, facts, Launched(beside={**profile, **known}))
 
 
 def _from_file(path: Path | None) -> dict[str, Setting]:

@@ -31,8 +31,8 @@ from harness.store.store import Store, plain_rows
 from harness.sweeps import about, command_lines
 from harness.sweeps.config import OBJECTIVES, Direction
 from harness.sweeps.launches import FinalLaunch, Launches
-from harness.sweeps.subject import Runs, Subject
-from harness.trial.recorder import Result
+from harness.sweeps.subject import Subject
+from harness.trial.recorder import Recorder, Result
 
 if TYPE_CHECKING:
     import optuna
@@ -113,7 +113,7 @@ class Sweep(ABC):
     # -- what differs between what is trained
 
     @abstractmethod
-    def _make_runner(self) -> Runs:
+    def _make_runner(self) -> Recorder:
         """What launches the trials of this sweep."""
 
     @abstractmethod

@@ -20,7 +20,6 @@ from harness.store.records import Outcome, Role
 from harness.store.standings import USABLE, step_tokens
 from harness.store.store import Store
 from harness.trial import evidence, summary
-from harness.trial.numerics import Curve
 from harness.trial.supervise import Trace
 from harness.version import __version__
 
@@ -44,15 +43,21 @@ class Result:
 class Launched:
     """Why a trial is launched, and what is recorded of it beside what is measured."""
 
-    role: Role
+    role: Role = Role.RUN
     study_trial: int | None = None
     """Number of the trial in the study."""
     round: int | None = None
     """Of a final launch."""
     repeatable: bool = False
     """Whether a disturbed launch will be repeated; then it is recorded without its number."""
+    rival_step_time_s: float | None = None
+    """See `Measurement`."""
     beside: Mapping[str, Any] = field(default_factory=dict)
-    """Columns that are known from elsewhere."""
+    """Columns that are known from elsewhere: predictions, what a profiler saw."""
+
+
+BY_HAND = Launched()
+"""Somebody asked for this plan."""
 
 
 @dataclass(kw_only=True)
@@ -69,8 +74,26 @@ class Recorder(ABC):
     devices: tuple[Device, ...] = ()
     """The accelerators that ranks run on, () on a CPU."""
     on_step: Callable[[int], None] | None = None
-    references: dict[str, Curve] = field(default_factory=dict)
-    """Workload id -> what its trials are compared with."""
+
+    @abstractmethod
+    def run(self, plan: Plan, workload: Any, facts: Any, launched: Launched = BY_HAND) -> Result:
+        """Run a plan as fresh processes, classify what happened, record it.
+
+        Args:
+            plan: what to run; it must have passed every check.
+            workload: what to train.
+            facts: what the plan was checked against.
+            launched: why, and what is recorded beside.
+
+        Raises:
+            KeyboardInterrupt: the trial was interrupted, and recorded so.
+            MeasurementError: no process can be started here.
+            StoreError: the results, or the folder for temporary files, cannot be written.
+        """
+
+    @abstractmethod
+    def profile(self, plan: Plan, workload: Any, facts: Any) -> tuple[dict[str, Any], float]:
+        """(columns that a launch for nothing else tells of a plan, wall time of it in training steps in s)."""
 
     @abstractmethod
     def plan_columns(self, plan: Plan, workload: Any) -> dict[str, Any]:
@@ -84,7 +107,7 @@ class Recorder(ABC):
         follow: Callable[[], Trace],
         columns: Callable[[Trace], dict[str, Any]],
     ) -> Result:
-        """Run a plan as fresh processes, classify what happened, record it.
+        """What is the same of every `run`.
 
         Args:
             plan: what to run.
@@ -92,11 +115,6 @@ class Recorder(ABC):
             launched: why, and what is recorded beside.
             follow: launches it, and returns when all of it is gone.
             columns: what was measured, the outcome among it, from what `follow` returned; they win over `plan_columns`.
-
-        Raises:
-            KeyboardInterrupt: the trial was interrupted, and recorded so.
-            MeasurementError: no process can be started here.
-            StoreError: the results cannot be written.
         """
         started_at, trial_id = datetime.now(UTC), new_trial_id()
         with load.watching(self.devices) as seen:

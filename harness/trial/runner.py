@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +14,12 @@ from harness.launchers.job import Job, Measurement
 from harness.launchers.launcher import Launcher
 from harness.plan import Plan
 from harness.rank.stopping import Stop
-from harness.store.records import Outcome, Role
+from harness.store.records import Outcome
 from harness.trial import curves, numerics, outcome, summary
 from harness.trial.folder import temporary_folder
 from harness.trial.numerics import Curve
 from harness.trial.peaks import Peaks
-from harness.trial.recorder import Launched, Recorder, Result
+from harness.trial.recorder import BY_HAND, Launched, Recorder, Result
 from harness.trial.supervise import TICK, Trace, follow
 from harness.workloads.workload import Workload
 from strategies.facts import Facts
@@ -52,6 +52,8 @@ class Runner(Recorder):
     """CPU cores to share among the ranks of a trial."""
     memory_limit: int | None = None
     """Bytes one rank may hold."""
+    references: dict[str, Curve] = field(default_factory=dict)
+    """Workload id -> what its trials are compared with."""
     peaks: Peaks = field(default_factory=Peaks)
     """What MFU is a share of."""
     memory_floor: int | None = None
@@ -59,47 +61,8 @@ class Runner(Recorder):
     steps_to_loss: dict[str, int] = field(default_factory=dict)
     """Workload id -> steps its reference needs to the target loss, where one was asked for."""
 
-    def run(
-        self,
-        plan: Plan,
-        workload: Workload,
-        facts: Facts,
-        study_trial: int | None = None,
-        *,
-        role: Role = Role.RUN,
-        rival_step_time_s: float | None = None,
-        repeatable: bool = False,
-        profile: Mapping[str, Any] | None = None,
-        round: int | None = None,
-        expected: Mapping[str, Any] | None = None,
-    ) -> Result:
-        """Run a plan as fresh processes, classify what happened, record it.
-
-        Args:
-            plan: what to run; it must have passed every check.
-            workload: what to train.
-            facts: what the plan was checked against.
-            study_trial: number of the trial in the study.
-            role: why it is launched.
-            rival_step_time_s: see `Measurement`.
-            repeatable: whether a disturbed launch will be repeated; then it is recorded without its number.
-            profile: what `profile` saw of this plan, recorded beside what is measured.
-            round: of a final launch.
-            expected: predicted columns, recorded beside what is measured.
-
-        Raises:
-            KeyboardInterrupt: the trial was interrupted, and recorded so.
-            MeasurementError: no process can be started here.
-            StoreError: the results, or the folder for temporary files, cannot be written.
-        """
-        settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
-        launched = Launched(
-            role=role,
-            study_trial=study_trial,
-            round=round,
-            repeatable=repeatable,
-            beside=dict(profile or {}) | dict(expected or {}),
-        )
+    def run(self, plan: Plan, workload: Workload, facts: Facts, launched: Launched = BY_HAND) -> Result:
+        settings = replace(self.measurement, rival_step_time_s=launched.rival_step_time_s)
         with self._job(plan, workload, facts, settings) as job:
             return self.trial(
                 plan,

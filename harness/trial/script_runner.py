@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.errors import MeasurementError, StoreError
-from harness.launchers.script import ScriptJob, check
+from harness.launchers.script import ScriptJob
 from harness.plan import Plan
-from harness.rank.stopping import Stop
 from harness.scripts.knobs_file import KnobsFile
 from harness.scripts.lanes import ScriptWorkload, changes_mathematics
-from harness.scripts.rendering import render
 from harness.store import records
-from harness.store.records import Outcome, Role
-from harness.trial import numerics, script_summary, summary
+from harness.store.records import Outcome
+from harness.trial import numerics, script_jobs, script_summary, summary
 from harness.trial.folder import temporary_folder
 from harness.trial.numerics import Curve
-from harness.trial.recorder import Launched, Recorder, Result
+from harness.trial.recorder import BY_HAND, Launched, Recorder, Result
 from harness.trial.scripted import ScriptTrace, follow_script
 
-INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
-"""A trial's own folder for temporary files would make every compilation a first one."""
 NOISE_FACTOR = 3.0
 """How much more than two launches of the baseline a plan may differ from it, where they differ at all."""
 SAME = 1e-9
@@ -89,48 +84,11 @@ class ScriptRunner(Recorder):
         """Nothing: a script is not run under a profiler."""
         return {}, 0.0
 
-    def run(
-        self,
-        plan: Plan,
-        workload: ScriptWorkload,
-        facts: None,
-        study_trial: int | None = None,
-        *,
-        role: Role = Role.RUN,
-        rival_step_time_s: float | None = None,
-        repeatable: bool = False,
-        profile: Mapping[str, Any] | None = None,
-        round: int | None = None,
-        expected: Mapping[str, Any] | None = None,
-    ) -> Result:
-        """Run a plan from its command's start to its last rank's end, classify what happened, record it.
-
-        The arguments are those of `Runner.run`; facts are None.
-
-        Raises:
-            InputError: the command cannot be started.
-            KeyboardInterrupt: the trial was interrupted, and recorded so.
-            MeasurementError: no process can be started here.
-            StoreError: the results, or the folder for temporary files, cannot be written.
-        """
-        beside = dict(profile or {}) | dict(expected or {})
-        launched = Launched(role=role, study_trial=study_trial, round=round, repeatable=repeatable, beside=beside)
-        settings = replace(self.measurement, rival_step_time_s=rival_step_time_s)
+    def run(self, plan: Plan, workload: ScriptWorkload, facts: None, launched: Launched = BY_HAND) -> Result:
+        """As of a workload. Raises InputError too: the command cannot be started."""
         whole = self.script.plan(plan)
         with temporary_folder() as folder:
-            own = folder / "script"
-            own.mkdir()
-            rendered = render(self.script, whole, own)
-            check(rendered.command, self.script.workdir)
-            kernels = {INDUCTOR_CACHE: os.environ.get(INDUCTOR_CACHE, str(self.cache.absolute()))}
-            job = ScriptJob(
-                folder=folder,
-                command=rendered.command,
-                workdir=self.script.workdir,
-                environment=kernels | rendered.environment,
-                measurement=settings,
-                observed=replace(self.script.observed, warmup_steps=settings.warmup_steps),
-            )
+            job = script_jobs.of_plan(self.script, whole, folder, self.measurement, kernels=self.cache)
             result = self.trial(
                 plan,
                 workload,
@@ -139,7 +97,7 @@ class ScriptRunner(Recorder):
                 columns=lambda trace: self._row(trace, whole),
             )
             if self.keep is not None:
-                _move(own, self.keep / result.trial_id)
+                _move(script_jobs.own(folder), self.keep / result.trial_id)
         return result
 
     def _follow(self, job: ScriptJob) -> ScriptTrace:
@@ -180,8 +138,6 @@ class ScriptRunner(Recorder):
         if self.rated and row["tokens_per_s"] is None and self.baseline is not None:
             reason = f"nobody knows how many {self.rate_of} a step holds: {row['samples_from']}"
             return {"outcome": Outcome.CRASH, "outcome_reason": reason, "failed_phase": "measure"}
-        if row["stop"] == Stop.SLOWER:
-            return {"outcome": Outcome.STOPPED_EARLY, "outcome_reason": "its steps are surely slower than the best's"}
         return {}
 
     def _numerics(self, trace: Any, row: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +153,7 @@ class ScriptRunner(Recorder):
             "numerics_noise": self.baseline.noise if math.isfinite(self.baseline.noise) else None,
             "reference": self.baseline.curve.reference,
         }
-        if not verdict.passed and row["outcome"] in (Outcome.OK, Outcome.STOPPED_EARLY):
+        if not verdict.passed and row["outcome"] is Outcome.OK:
             columns |= {"outcome": Outcome.NUMERICS, "outcome_reason": verdict.reason}
         return columns
 

@@ -137,7 +137,7 @@ class Referee:
             who = reader.last("who")
             if who is not None and not any(each.rank == rank for each in self.trace.exits):
                 ranks.meet(rank, int(who["pid"]))
-        return self._unseen() or self._complete() or self._gone() or self._decide(ranks)
+        return self._unseen() or self._complete() or self._gone() or self._broken() or self._decide(ranks)
 
     def _unseen(self) -> bool:
         """Whether there is training whose steps cannot be told."""
@@ -149,6 +149,14 @@ class Referee:
                 )
                 self._fail(f"{reason}; say where a step ends, with backwards_per_step or harness.observe.step()", rank)
                 return True
+        return False
+
+    def _broken(self) -> bool:
+        """Whether the observer itself failed in a rank, which tells nothing any more."""
+        for path in self.trace.job.folder.glob("trouble-*"):
+            last = path.read_text(errors="replace").strip().rpartition("\n")[2]
+            self.trace.stopped, self.trace.stopped_reason = "crash", f"the observer failed, not the script: {last}"
+            return True
         return False
 
     def _gone(self) -> bool:

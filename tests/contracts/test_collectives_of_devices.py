@@ -32,7 +32,8 @@ def test_native_collectives_follow_one_process(
     settings: dict[str, Setting], laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervise, "train", otherwise.train_with_native_collectives)
-    laboratory.follows({"dp": 2, "micro_batch_size": 2, **settings}, gpt(blocks=2))
+    row = laboratory.follows({"dp": 2, "micro_batch_size": 2, **settings}, gpt(blocks=2))
+    assert row["numerics"] == "pass"
 
 
 @pytest.mark.parametrize("settings", named(FLAT))
@@ -41,4 +42,4 @@ def test_nothing_is_read_or_written_before_it_has_arrived(
 ) -> None:
     monkeypatch.setattr(supervise, "train", otherwise.train_with_late_collectives)
     small = {"dp": 2, "micro_batch_size": 1, "bucket_mb": 0.5, **settings}
-    laboratory.follows(small, gpt(blocks=2, width=128))
+    assert laboratory.follows(small, gpt(blocks=2, width=128))["numerics"] == "pass"

@@ -21,4 +21,4 @@ def test_packed_documents_follow_one_process(laboratory: Laboratory, tmp_path: P
     workload = made(tmp_path, [{"text": word} for word in words], ",packing=true", seq_len=16)
     workload.prepare()
     for settings in PLANS:
-        laboratory.follows(settings, workload)
+        assert laboratory.follows(settings, workload)["numerics"] == "pass"

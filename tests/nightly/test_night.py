@@ -16,7 +16,7 @@ from harness.nightly.night import measurement
 from harness.nightly.recipe_night import RecipeNight, plans
 from harness.nightly.suite import Suite
 from harness.plan import complete
-from harness.trial.recorder import Result
+from harness.trial.recorder import Launched, Result
 from tests.tiny import gpt, knobs, plan
 
 SUITE = Suite(
@@ -43,7 +43,7 @@ class FakeRunner:
         self.seeds: list[int] = []
         self.referenced: list[int] = []
 
-    def run(self, plan: Any, workload: Any, facts: Any, *, role: str, expected: Any) -> Result:
+    def run(self, plan: Any, workload: Any, facts: Any, launched: Launched) -> Result:
         if self.stop_after is not None and len(self.launched) >= self.stop_after:
             raise KeyboardInterrupt
         size = int(plan["micro_batch_size"])
@@ -54,7 +54,7 @@ class FakeRunner:
             self.seeds.append(workload.seed)
             assert workload.seed in self.referenced
         row = row if self.outcome == "ok" else {**row, "step_time_s": None}
-        return Result(f"t{len(self.launched)}", {**row, "role": role}, 1.0)
+        return Result(f"t{len(self.launched)}", {**row, "role": launched.role}, 1.0)
 
     def prepare(self, workload: Any) -> None:
         self.referenced.append(workload.seed)

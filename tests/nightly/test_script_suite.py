@@ -20,7 +20,7 @@ from harness.nightly.suite import Suite, load, parse
 from harness.scripts.knobs_file import read
 from harness.store.records import SCHEMA_VERSION
 from harness.sweeps.config import SweepConfig
-from harness.trial.recorder import Result
+from harness.trial.recorder import Launched, Result
 
 KNOBS = """
 command = "{python} train.py {micro} {fused}"
@@ -214,8 +214,8 @@ class FakeRunner:
     def __init__(self) -> None:
         self.launched: list[tuple[dict[str, Any], str, str]] = []
 
-    def run(self, plan: Any, workload: Any, facts: None, *, role: str) -> Result:
-        self.launched.append((dict(plan), workload, role))
+    def run(self, plan: Any, workload: Any, facts: None, launched: Launched) -> Result:
+        self.launched.append((dict(plan), workload, launched.role))
         return Result(f"t{len(self.launched)}", {"outcome": "ok", "step_time_s": 1.0, "loss_last": 2.0}, 1.0)
 
 

@@ -64,3 +64,16 @@ def test_files_that_cannot_be_read_are_a_sentence(tmp_path: Path, name: str, tex
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         key_paths.load(tmp_path / name)
+
+
+def test_what_yaml_has_in_two_places_is_changed_in_one(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: &b {lr: 1}\nother: *b\n")
+    content = key_paths.load(tmp_path / "a.yaml")
+    key_paths.put(content, "other.lr", 9, "file")
+    assert content == {"base": {"lr": 1}, "other": {"lr": 9}}
+
+
+def test_a_date_that_is_none_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("day: 2024-13-45\n")
+    with pytest.raises(InputError, match="is no YAML: month must be in"):
+        key_paths.load(tmp_path / "a.yaml")

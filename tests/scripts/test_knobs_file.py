@@ -124,6 +124,8 @@ def test_the_command_can_come_from_elsewhere(folder: Path) -> None:
         ("--json {{}}", "--json '", "cannot be split into words"),
         ('path = "ds.json"', 'path = "dx.json"', "dx.json cannot be read"),
         ("require =", 'workdir = "x"\nrequire =', "the command cannot run in .*x: there is no such folder"),
+        ("when = { stage = [1] }", "when = 3", r"\[knobs.bucket\] when must be a table, but is 3"),
+        ("[files.ds]", '[files.micro]\npath = "ds.json"\n[files.ds]', r"\[files.micro\] cannot be called so"),
         ("command =", "comand =", "did you mean 'command'"),
         ("[env]", "[env", "is no TOML"),
     ],

@@ -18,7 +18,7 @@ from harness.sweeps.config import SweepConfig
 from harness.sweeps.experiment import Experiment
 from harness.sweeps.finals import MOST_ROUNDS
 from harness.sweeps.launches import MOST_FUTILE, FinalLaunch, Launches
-from harness.trial.recorder import Result
+from harness.trial.recorder import Launched, Result
 from tests.tiny import gpt, plan
 
 A, B, C, D = (plan({"dp": 2, "micro_batch_size": size}) for size in (1, 2, 4, 8))
@@ -32,7 +32,7 @@ class FakeRunner:
         self.rates, self.disturbed = rates, disturbed or []
         self.rows: list[dict[str, Any]] = []
         self.rivals: list[float | None] = []
-        self.profiles: list[Any] = []
+        self.beside: list[Any] = []
         self.profiled: list[Plan] = []
         self.luck: list[float] = []
         self.columns: dict[str, Any] = {}
@@ -46,18 +46,11 @@ class FakeRunner:
         plan: Plan,
         workload: Any,
         facts: Any,
-        number: int | None,
-        *,
-        role: Role,
-        rival_step_time_s: float | None,
-        repeatable: bool,
-        profile: Any,
-        round: int | None,
-        expected: Any,
+        launched: Launched,
     ) -> Result:
         rate = self.rates[plan] * (self.luck.pop(0) if self.luck else 1.0)
-        self.profiles.append(profile)
-        self.rivals.append(rival_step_time_s)
+        self.beside.append(launched.beside)
+        self.rivals.append(launched.rival_step_time_s)
         row = {
             "trial_id": f"t{len(self.rows)}",
             "plan_id": plan.plan_id,
@@ -67,9 +60,9 @@ class FakeRunner:
             "knobs": plan.to_json(),
             "outcome": "ok",
             "outcome_reason": None,
-            "role": role,
-            "round": round,
-            "study_trial": number,
+            "role": launched.role,
+            "round": launched.round,
+            "study_trial": launched.study_trial,
             "tokens_per_s": rate,
             "tokens_per_s_low": 0.99 * rate,
             "tokens_per_s_high": 1.01 * rate,
@@ -180,7 +173,7 @@ def test_each_finalist_is_profiled_once_in_a_launch_of_its_own() -> None:
     searched(made, A, B)
     made.run_finals(list(runner.rows), lambda launch: None)
     assert runner.profiled == [B, A]
-    assert runner.profiles == [None] * 2 + [{"comm_s": 1.0}] * 6
+    assert [beside.get("comm_s") for beside in runner.beside] == [None] * 2 + [1.0] * 6
 
 
 def test_a_resumed_sweep_launches_only_the_finals_that_are_missing() -> None:

@@ -71,7 +71,9 @@ def test_it_begins_on_all_devices(count: int, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("world", range(1, 129))
 def test_it_begins_with_any_number_of_ranks(world: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begins(main_job(cpu(128), tmp_path, monkeypatch, world_size=world))
+    experiment = main_job(cpu(128), tmp_path, monkeypatch, world_size=world)
+    assert experiment.world_size == world
+    begins(experiment)
 
 
 def told(experiment: Experiment) -> str:

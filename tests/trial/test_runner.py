@@ -12,7 +12,7 @@ from harness.store.records import Outcome
 from harness.store.store import Store
 from harness.trial import recorder as module
 from harness.trial.numerics import Curve
-from harness.trial.recorder import new_trial_id
+from harness.trial.recorder import Launched, new_trial_id
 from harness.trial.runner import Runner
 from tests.tiny import facts, gpt, plan
 from tests.trial.fake_ranks import Clock, FakeLauncher, FakeRanks, error, step, whole
@@ -43,7 +43,7 @@ def test_a_trial_is_recorded_with_its_steps_and_leaves_no_folder(tmp_path: Path)
         sound(ranks)
 
     made = runner(tmp_path, play)
-    result = made.run(PLAN, WORKLOAD, facts(WORKLOAD, 2), study_trial=4)
+    result = made.run(PLAN, WORKLOAD, facts(WORKLOAD, 2), Launched(study_trial=4))
     trials, steps = made.store.trials(), made.store.steps()
     assert (result.outcome, result.row["numerics"]) == (Outcome.OK, "skipped")
     assert trials[["trial_id", "plan_id", "outcome", "study_trial"]].to_numpy().tolist() == [
@@ -171,7 +171,7 @@ def test_a_clock_that_jumps_back_loses_and_repeats_nothing(tmp_path: Path, monke
 
     monkeypatch.setattr(module, "datetime", Jumping)
     made = runner(tmp_path, sound)
-    results = [made.run(PLAN, WORKLOAD, facts(WORKLOAD, 2), number) for number in range(3)]
+    results = [made.run(PLAN, WORKLOAD, facts(WORKLOAD, 2), Launched(study_trial=number)) for number in range(3)]
     trials = made.store.trials().sort_values("study_trial")
     assert list(trials["trial_id"]) == [result.trial_id for result in results]
     assert [result.training_s for result in results] == pytest.approx([4.0] * 3)

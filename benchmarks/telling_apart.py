@@ -26,8 +26,8 @@ OVERLAPPING = 200
 def launches(count: int, workload: str) -> list[dict[str, Any]]:
     """Rows of fresh launches of one plan."""
     from harness.store.records import Role
-    from harness.trial.recorder import Launched
     from harness.sweeps.config import SweepConfig
+    from harness.trial.recorder import Launched
 
     rows = []
     with common.runner(workload) as (made, prepared):

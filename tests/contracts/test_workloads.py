@@ -102,7 +102,8 @@ def test_a_loss_says_how_many_predictions_it_sums(workload: Workload) -> None:
 
 def test_a_step_has_a_cost_and_a_size(workload: Workload) -> None:
     assert workload.flops_per_step() > 6 * workload.facts().parameters / 10
-    assert workload.tokens_per_step == BATCH * workload.seq_len
+    sequences = 2 if "decoder_input_ids" in workload.samples(0, np.arange(1)) else 1
+    assert workload.tokens_per_step == sequences * BATCH * workload.seq_len
     assert workload.global_batch_size == facts(workload, 1).global_batch_size == BATCH
 
 
